@@ -1,7 +1,9 @@
-"""The import rules of pyproject.toml hold; importing the package is cheap."""
+"""The import rules hold, importing the package is cheap, and README knows the rooms there are."""
 
 from __future__ import annotations
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,3 +42,49 @@ def test_every_name_of_the_public_face_is_there() -> None:
     assert 35 <= len(dir(perturbgen)) - len(perturbgen._FACE) <= 50
     with pytest.raises(AttributeError, match="no name 'nothing'"):
         _ = perturbgen.nothing
+
+
+def _places() -> list[tuple[str, str]]:
+    """What README's tables of rooms name in backticks, each with the rooms of its line."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = text.partition("## The rooms")[2].partition("\n## ")[0]
+    lines = re.findall(r"^\| (`.*?) \| (.*) \|$", section, flags=re.M)
+    named = re.compile(r"`([^`]+)`")
+    return [
+        (rooms, name)
+        for rooms, text in lines
+        for name in named.findall(text)
+        if not name.startswith("perturbgen ")  # a command
+    ]
+
+
+def _names_of(room: Path) -> set[str]:
+    """The files of a room and what they define."""
+    found = set()
+    for path in room.rglob("*.py") if room.is_dir() else [room.with_suffix(".py")]:
+        found.add(path.stem)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                found.add(node.name)
+            elif isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return found
+
+
+@pytest.mark.parametrize(("rooms", "name"), _places())
+def test_what_the_readme_names_is_in_its_room(rooms: str, name: str) -> None:
+    package = ROOT / "perturbgen"
+    homes = [package / room for room in re.findall(r"`([^`]+)`", rooms)]
+    if re.search(r"[/.]", name):
+        places = [ROOT, package, *homes, *(ROOT / home.name for home in homes)]
+        assert any((place / name).exists() for place in places), f"no {name} in {rooms}"
+    else:
+        assert any(name in _names_of(home) for home in homes), f"no {name} in {rooms}"
+
+
+def test_the_readme_has_a_line_for_every_room() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## The rooms")[2]
+    lined = " ".join(line for line in text.splitlines() if line.startswith("| `"))
+    rooms = {path.stem for path in (ROOT / "perturbgen").iterdir() if path.stem[0] != "_"}
+    assert {room for room in rooms if f"`{room}`" not in lined} == set()

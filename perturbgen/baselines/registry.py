@@ -1,8 +1,9 @@
 """The baselines by name: what they are, what they need, how one is made.
 
 A new baseline is a subclass of :class:`~perturbgen.baselines.base.Baseline` (or of a kinder base:
-``LinearSmoother``, ``FeatureModel``) and a line in ``REGISTRY``; commands, comparisons and the
-contract tests find it there.
+``LinearSmoother``, ``FeatureModel``) and a line in ``REGISTRY``, where commands and comparisons
+find it. ``tests/baselines/test_contract.py`` holds it to what all baselines promise, once
+``tests/baselines/cases.py`` says which settings are quick.
 """
 
 from __future__ import annotations

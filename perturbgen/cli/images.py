@@ -1,4 +1,7 @@
-"""``perturbgen images ...``: check, ingest, correct, score and map profiles of images."""
+"""``perturbgen images ...``: check, ingest, correct, score and map profiles of images.
+
+``correct`` and ``map`` take any profiles, those of L1000 as well.
+"""
 
 from __future__ import annotations
 
@@ -188,7 +191,8 @@ def _correct(
 ) -> None:
     """Take batch effects out of profiles: scale, compress, centre, whiten, align, by controls.
 
-    Prints how well a batch can be told from withheld controls before and after. A fit pulls its own
+    Of images, or of any other assay: a GCTX or a folder of l1000 extract is a source, too. Prints
+    how well a batch can be told from withheld controls before and after. A fit pulls its own
     controls together: --withhold keeps some out of it, at random, and the label 'fitted' tells
     images evaluate --control which.
 

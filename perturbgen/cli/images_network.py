@@ -213,7 +213,12 @@ def _evaluate_images(
         text = _RUN_PAGE
     else:
         _refuse(
-            {"--data": data, "--statistics": statistics, "--turns": turns is not None},
+            {
+                "--data": data,
+                "--statistics": statistics,
+                "--turns": turns is not None,
+                "--device": device != "cpu",
+            },
             f"{source} is no run",
         )
         if not same:

@@ -28,7 +28,6 @@ from perturbgen.cli.options import (
     Layer,
     RunFolder,
     Seed,
-    Seed32,
     Vehicle,
     write_predictions,
 )
@@ -94,7 +93,7 @@ def _predict(
         ),
     ] = None,
     samplers: SamplersFile = None,
-    seed: Seed32 = 0,
+    seed: Seed = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,

@@ -126,7 +126,11 @@ def _of_parts(
 
 
 def _withheld_compounds(name: str, split: SplitSettings, book: Book) -> list[Fold]:
-    """Compounds withheld in all target cell types at once, and in no other."""
+    """Compounds withheld in all target cell types at once, and in no other.
+
+    Without ``targets`` these are the sparse cell types; where none is sparse, each fold withholds
+    its compounds in a single cell type (see ``mimic_folds``).
+    """
     # Labels anew: a slice keeps the levels of rows that are not in it.
     rows = _eligible(split, book)
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)

@@ -1,7 +1,7 @@
-"""One strict encoder for all covariates of a model: fitted on training cells, kept with the run.
+"""One strict encoder for all covariates of a model, kept with the run, and fingerprints.
 
-What can be said of a compound from its structure alone, so that one never measured can be described
-too.
+Fingerprints are what can be said of a compound from its structure alone, so that one that was never
+measured can be described, too.
 """
 
 from __future__ import annotations
@@ -30,8 +30,10 @@ class CovariateEncoder:
     """Categories and number scales of covariates; their order is the order of the features.
 
     ``categories`` maps each categorical column to its values; the last one of the columns in
-    ``unknown`` has that name, and stands for values never seen in training. ``scales`` maps each
-    numeric column to its mean and standard deviation in training.
+    ``unknown`` has that name, and stands for values that the cells it was fitted on do not have.
+    ``scales`` maps each numeric column to its mean and standard deviation in these cells. A run
+    fits it on all cells of its file, those of validation and test included; its error "values that
+    training never saw" means that file.
     """
 
     categories: Mapping[str, tuple[str, ...]]
@@ -47,7 +49,7 @@ class CovariateEncoder:
         *,
         unknown: Sequence[str] = (),
     ) -> CovariateEncoder:
-        """Learn the ``categorical`` columns' values and the ``numeric`` ones' scales in training.
+        """The values of the ``categorical`` columns and the scales of the ``numeric`` ones.
 
         Columns in ``unknown`` get a category of that name for values that only appear later.
         """

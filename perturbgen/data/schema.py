@@ -1,6 +1,6 @@
 """What data must be before a model or a statistic sees them; all violations are told at once.
 
-The words every reader translates its own column names into.
+Also the names of columns into which every reader translates those of its files.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from perturbgen.data.counts import count_problem
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Columns of obs. `compound` is the perturbation's name, `control` is True for vehicle and
-# positive-control wells alike; which compound is the vehicle (the reference of every contrast) is
-# `adata.uns["vehicle"]`.
+# Columns of obs, of which CONDITION (cell_type and compound) is required. `compound` is the
+# perturbation's name, `control` is True for vehicle and positive-control wells alike; which
+# compound is the vehicle (the reference of every contrast) is `adata.uns["vehicle"]`.
 COLUMNS: Final = (
     "cell_type",
     "compound",
@@ -34,7 +34,8 @@ COLUMNS: Final = (
     "control",
 )
 
-# Open Problems' and Kaggle's names for them.
+# Open Problems' and Kaggle's names for them. {theirs: ours}, in the order of their columns; every
+# other map of columns is {ours: theirs}.
 KAGGLE_COLUMNS: Final = {
     "cell_type": "cell_type",
     "sm_name": "compound",

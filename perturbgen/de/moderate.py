@@ -1,7 +1,9 @@
 """Empirical Bayes moderation of residual variances, with an intensity trend or robustly if asked.
 
 The prior of the variances is estimated from all genes at once (Smyth 2004), or so that a few
-outlying genes cannot distort it (Phipson, Lee, Majewski, Alexander & Smyth 2016).
+outlying genes cannot distort it (Phipson, Lee, Majewski, Alexander & Smyth 2016). It is limma's
+``squeezeVar`` as ``eBayes`` calls it, with ``trend`` and ``robust`` as there, by ``fitFDist`` and
+``fitFDistRobustly``; ``tests/de/test_parity_r.py::test_moderated_statistics`` holds it to R.
 """
 
 from __future__ import annotations

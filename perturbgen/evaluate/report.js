@@ -1,3 +1,8 @@
+// What answers the controls of report.html: rankings, groups, true against predicted, genes.
+//
+// report.py puts two elements before it: #data, the JSON of _payload (labels, methods, metrics, and
+// tables as base64: int16 values with a scale for each row, float32 scores), and a script that
+// defines PALETTE, the colours of the figures. Plotly is on the page already.
 "use strict";
 const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);

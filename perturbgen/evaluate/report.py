@@ -107,12 +107,13 @@ def report_page(
     _tables_section(page, card)
     page.section("Run")
     page.table(_flat({**card.info, **(metadata or {})}))
-    # The script has the colours of the figures that are drawn here.
+    # The script has the colours of the figures that are drawn here. They are a script of their own,
+    # since "use strict" counts only where it stands first.
     palette = ",".join(f'"{colour}"' for colour in PALETTE)
-    script = f"const PALETTE = [{palette}];\n{(here / 'report.js').read_text('utf-8')}"
     page.block(
         f'<script type="application/json" id="data">{_script_json(data)}</script>'
-        f"<script>{script}</script>"
+        f"<script>const PALETTE = [{palette}];</script>"
+        f"<script>{(here / 'report.js').read_text('utf-8')}</script>"
     )
     return page
 

@@ -9,7 +9,7 @@
 
 from perturbgen.generate.cells import CellGenerator, Plan
 from perturbgen.generate.forest import SamplerSettings
-from perturbgen.generate.latents import Route, make_latents, read_batches, require_route
+from perturbgen.generate.latents import Route, make_latents, require_route
 from perturbgen.generate.replicates import ReplicateFolder
 from perturbgen.generate.sampler import CellSampler
 from perturbgen.generate.validate import calibration_page, cross_validate, summarise

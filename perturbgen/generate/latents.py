@@ -186,7 +186,7 @@ def _latent_points(
             return torch.cat(learned).cpu().numpy()[places]
     generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
     found = [np.zeros((0, model.n_latent), np.float32)]
-    for batch in read_batches(model, encoder, cells, 512):
+    for batch in _read_batches(model, encoder, cells, 512):
         if isinstance(model, NBVAE):
             z, _ = model.propose(batch).sample(generator)
         else:  # the points that a DGD learned are modes: so are those of cells that it never saw
@@ -195,7 +195,7 @@ def _latent_points(
     return np.vstack(found)
 
 
-def read_batches(
+def _read_batches(
     model: LatentModel, encoder: CovariateEncoder, cells: AnnData, size: int
 ) -> Iterator[CellBatch]:
     """The cells in batches that a model reads, on its device."""

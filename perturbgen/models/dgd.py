@@ -1,7 +1,8 @@
 """The conditional Deep Generative Decoder (Schuster & Krogh 2023).
 
 There is no encoder: every training cell i has a representation z_i of its own, learned with the
-decoder θ and the mixture φ by maximum a posteriori,
+decoder θ and the mixture φ by maximum a posteriori (``train/generative.py::_optimisers`` gives the
+z an optimiser of their own, ``train/loop.py`` steps all of them),
 
     max Σ_i [ log p(x_i | z_i, c_i, θ) + log p(z_i | φ) ] + log p(φ)
 

@@ -126,9 +126,12 @@ _LEAST_LOG_MEAN = -60.0
 
 
 def nb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float) -> Tensor:
-    """Log NB(k; m, r) = log Γ(k+r) − log Γ(r) − log k! + k log m/(r+m) + r log r/(r+m).
+    """Log NB(k; m, r), whose mean is m and variance m + m²/r, of counts (cells, genes).
 
-    Takes m and r in log space, so that m → 0 and r → ∞ (the Poisson limit) stay exact in float32.
+        log Γ(k+r) − log Γ(r) − log k! + k log m/(r+m) + r log r/(r+m)
+
+    is what it equals, not how it is computed: that is said at the head of this file. Takes m and r
+    in log space, so that m → 0 and r → ∞ (the Poisson limit) stay exact in float32.
     ``log_r`` may be one value, (genes,) or (cells, 1); half precision is raised to float32. The
     gradient (in ``log_mean`` and ``log_r``) is in closed form, and cannot be differentiated again.
     """

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.console import track
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import CONDITION, conditions_of
-from perturbgen.generate import CellSampler, read_batches
+from perturbgen.data import CountStore
+from perturbgen.generate import CellSampler
 from perturbgen.predict.experiment import MeasuredExperiment, PredictSettings
 from perturbgen.predict.wells import Wells, vehicle_of, without
+from perturbgen.train import CellJudge
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -203,12 +204,6 @@ def withheld_likelihood(
 
 def _log_likelihoods(run: TrainedRun, cells: AnnData, *, samples: int, seed: int) -> np.ndarray:
     """Log p(x | c) of every cell, (cells,), in nats."""
-    import torch
-
-    generator = torch.Generator(next(run.model.parameters()).device).manual_seed(seed)
-    batches = read_batches(run.model, run.card.covariates, cells, 128)
-    parts = [
-        run.model.log_evidence(batch, samples=samples, generator=generator)
-        for batch in track(batches, "likelihood", -(-cells.n_obs // 128))
-    ]
-    return torch.cat(parts).cpu().numpy()
+    store = CountStore.from_adata(cells.copy()).with_covariates(run.card.covariates)
+    store = store.to(next(run.model.parameters()).device)
+    return CellJudge(run, store).log_likelihoods(samples=samples, seed=seed)

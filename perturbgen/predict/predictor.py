@@ -80,7 +80,7 @@ class RunFiles:
 
     def _seen_by(self, run: Path, labels: pd.Series) -> pd.MultiIndex:
         """Of one run; a cell without a label is an error."""
-        parts = CELLS.parts(run)
+        parts = CELLS.card.read_members(run)["part"]
         names = parts.index[parts.isin(_SEEN)].astype(str)
         absent = names[~names.isin(labels.index)]
         if len(absent):

@@ -16,7 +16,6 @@ from perturbgen.train.settings import LoopSettings
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
     from perturbgen.train.loop import Training
 
@@ -61,7 +60,20 @@ class Board:
 
     def add_latents(self, tag: str, points: np.ndarray, labels: pd.DataFrame, epoch: int) -> None:
         """The first two components of points (samples, dimensions), coloured by labels."""
-        self.writer.add_figure(tag, _latent_figure(points, labels), epoch)
+        from matplotlib.figure import Figure
+
+        shown, names = plane(points), list(labels.columns)[:4] or [""]
+        across = min(2, len(names))
+        down = -(-len(names) // across)
+        figure = Figure(figsize=(5.6 * across, 4.4 * down), layout="constrained")
+        panels = np.atleast_1d(figure.subplots(down, across)).ravel()
+        for axes in panels[len(names) :]:
+            axes.set_axis_off()
+        for axes, name in zip(panels, names, strict=False):
+            values = labels[name].astype(str) if name else pd.Series("cells", labels.index)
+            _scatter(axes, shown, values)
+            axes.set(title=name, xlabel="first component", ylabel="second component")
+        self.writer.add_figure(tag, figure, epoch)
 
     def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame] | None:
         """Points (samples, dimensions) for the projector, and their labels."""
@@ -115,25 +127,6 @@ def _hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | b
                 plain = isinstance(value, (int, float, str))
                 flat[f"{section}.{name}"] = value if plain else str(value)
     return flat
-
-
-def _latent_figure(latents: np.ndarray, labels: pd.DataFrame) -> Figure:
-    """The first two components of latent points (cells, latent), coloured by labels."""
-    from matplotlib.figure import Figure
-
-    points = plane(latents)
-    names = list(labels.columns)[:4] or [""]
-    across = min(2, len(names))
-    down = -(-len(names) // across)
-    figure = Figure(figsize=(5.6 * across, 4.4 * down), layout="constrained")
-    panels = np.atleast_1d(figure.subplots(down, across)).ravel()
-    for axes in panels[len(names) :]:
-        axes.set_axis_off()
-    for axes, name in zip(panels, names, strict=False):
-        values = labels[name].astype(str) if name else pd.Series("cells", labels.index)
-        _scatter(axes, points, values)
-        axes.set(title=name, xlabel="first component", ylabel="second component")
-    return figure
 
 
 def plane(latents: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What a run leaves on disk to be resumed and used: its card and its checkpoints."""
+"""What a run leaves on disk to be resumed and used: its card, and checkpoints of its state."""
 
 from __future__ import annotations
 

@@ -5,26 +5,29 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns, require_unique
-from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
+from perturbgen.data import CountStore, CovariateEncoder
 from perturbgen.train.feeds import CellFeed
-from perturbgen.train.run import Trained
 from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
+
+if TYPE_CHECKING:
+    from perturbgen.train.generative import TrainedRun
 
 
 @dataclass(frozen=True)
 class Cells:
-    """The cells of a run."""
+    """The cells of a run; ``descriptors`` has for some conditions a row per category."""
 
     train: CountStore
     validation: CountStore
     encoder: CovariateEncoder
-    descriptors: Mapping[str, pd.DataFrame]  # by condition, a row per category
+    descriptors: Mapping[str, pd.DataFrame]
 
     @classmethod
     def read(cls, settings: RunSettings) -> Cells:
@@ -40,7 +43,8 @@ class Cells:
             for name, condition in conditions.items()
             if condition.descriptors
         }
-        # Fitted on all cells: a category that only validation cells have keeps its place.
+        # Fitted on all cells of the file: a category that only validation or test cells have keeps
+        # its place, though nothing is learned of it.
         encoder = _fit_encoder(store.obs, conditions, descriptors)
         store = store.with_covariates(encoder)
         train, validation = _split_cells(store.obs, settings.data, settings.seed)
@@ -50,26 +54,21 @@ class Cells:
 
 
 def open_cells(
-    run: Trained, path: Path, *, layer: str | None = None, part: str | None = None
+    run: TrainedRun, path: Path, *, layer: str | None = None, part: str | None = None
 ) -> CountStore:
     """Cells of a file for a run, all or those of a part of the run's own.
 
-    The genes are the run's, in any order; a category that training never saw is refused.
+    The genes are the run's, in any order; a category that none of the cells in the run's own file
+    had is refused, unless the run's settings make it ``unknown``.
     """
     from anndata import AnnData
 
     store = CellData(path=path, layer=layer).open()
     if not len(store):
         raise SchemaError(f"{path} has no cells", expected="at least one")
-    genes = pd.Index(run.card.genes)
-    if not store.var_names.equals(genes):
-        if store.var_names.is_unique and set(genes) == set(store.var_names):
-            order = store.var_names.get_indexer(genes)
-            store = CountStore.from_adata(
-                AnnData(store.counts()[:, order], obs=store.obs, var=pd.DataFrame(index=genes))
-            )
-        else:
-            require_same_genes(AnnData(var=pd.DataFrame(index=store.var_names)), run.card.genes)
+    if not store.var_names.equals(pd.Index(run.card.genes)):
+        var = pd.DataFrame(index=store.var_names)
+        store = CountStore.from_adata(run.in_genes(AnnData(store.counts(), obs=store.obs, var=var)))
     store = store.with_covariates(run.card.covariates)
     if part is not None:
         store = store.subset(_cells_of_part(run, store, part))
@@ -77,7 +76,7 @@ def open_cells(
     return store
 
 
-def _cells_of_part(run: Trained, store: CountStore, part: str) -> pd.Index:
+def _cells_of_part(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
     """The run's cells of one part, all of which the file must have."""
     require_unique(store.obs.index, "cell", "the file")
     parts = run.parts()
@@ -157,31 +156,26 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
     parts = split.parts.reindex(keys).set_axis(obs.index)
     train = obs.index[parts == "train"]
     if not len(train):
-        named = data.split and f"the split {data.split}"
-        raise SchemaError(
-            f"{named or f'data.validation = {data.validation:g}'} puts none of the {len(obs):,} "
-            "cells into 'train'",
-            cause="the split was made for other data"
-            if named
-            else "so few cells that all of them are withheld",
-        )
+        named, cause = f"the split {data.split}", "the split was made for other data"
+        if data.split is None:
+            named = f"data.validation = {data.validation:g}"
+            cause = "so few cells that all of them are withheld"
+        raise SchemaError(f"{named} puts none of the {len(obs):,} cells into 'train'", cause=cause)
     return train, obs.index[parts == "validation"]
 
 
 def _refuse_empty(*stores: CountStore) -> None:
     """A cell without counts has no composition to model."""
-    empty = [name for store in stores for name in store.obs.index[_total_counts(store) == 0]]
+    from perturbgen.models import sizes
+
+    empty = []
+    for store in stores:
+        totals = [sizes(batch.counts, "total") for batch in CellFeed(store, 4096).once()]
+        none = [np.zeros(0, bool), *((total == 0).cpu().numpy() for total in totals)]
+        empty += list(store.obs.index[np.concatenate(none)])
     if empty:
         raise CountsError(
             f"{len(empty)} cells have no counts at all: {shorten(empty)}",
             expected="cells with at least one count",
             fix="drop them",
         )
-
-
-def _total_counts(store: CountStore) -> np.ndarray:
-    """Total counts (cells,)."""
-    from perturbgen.models.base import sizes
-
-    parts = [sizes(batch.counts, "total").cpu().numpy() for batch in CellFeed(store, 4096).once()]
-    return np.concatenate([np.zeros(0), *parts])

@@ -1,4 +1,4 @@
-"""Batches for training: of the cells of a store, and of the rows of a matrix in memory or on disk.
+"""What the loop is given: a feed of samples, and a judge of the model; batches of cells and rows.
 
 Everything is a function of (seed, epoch, batch), so a run that is stopped and resumed sees what it
 would have seen. Every row comes exactly once in an epoch, except from :class:`BalancedSampler`,
@@ -7,12 +7,13 @@ which is meant to repeat those of rare classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 
 import numpy as np
+import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.data import CountStore
@@ -21,12 +22,49 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from perturbgen.models.base import CellBatch
+    from perturbgen.models.base import CellBatch, Trainable
+
+# Numbers of a model on samples that it is not trained on; of "objective" less is better.
+Judge = Callable[["Trainable"], dict[str, float]]
+
+
+class Feed(Protocol):
+    """Samples in batches on the run's device; each batch has their positions as ``index``.
+
+    What an epoch yields is a pure function of its number, so a resumed run sees what it would
+    have seen; and every process takes its share of every batch, so several processes see what one
+    would have seen.
+    """
+
+    @property
+    def unit(self) -> str:
+        """What samples are called: "cells"."""
+
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    def steps(self, ranks: int) -> int:
+        """How many batches an epoch has for so many processes."""
+
+    def total(self, batch: int) -> int:
+        """How many samples batch number ``batch`` of an epoch has, in all processes together."""
+
+    def epoch(self, epoch: int, *, skip: int = 0, rank: int = 0, ranks: int = 1) -> Iterator[Any]:
+        """The batches of an epoch from number ``skip`` on, of each the share of one process."""
+
+    def once(self) -> Iterator[Any]:
+        """Every sample once, in stored order."""
+
+    def names(self, index: torch.Tensor) -> Sequence[Any]:
+        """What samples are called, for messages."""
+
+    def shape(self, size: int) -> str:
+        """``128 cells x 2,000 genes``: a batch of that size, for messages."""
 
 
 @dataclass(frozen=True, eq=False)
 class CellFeed:
-    """The cells of a store for the training loop (its protocol is ``train.protocols.Feed``)."""
+    """The cells of a store for the training loop, a :class:`Feed`."""
 
     store: CountStore
     size: int
@@ -50,13 +88,10 @@ class CellFeed:
     ) -> Iterator[CellBatch]:
         """Every cell once, shuffled."""
         rng = np.random.default_rng([self.seed, epoch])
-        return self._batches(rng=rng, skip=skip, rank=rank, ranks=ranks)
+        return self.once(rng=rng, skip=skip, rank=rank, ranks=ranks)
 
-    def once(self) -> Iterator[CellBatch]:
-        """Every cell once, in stored order."""
-        return self._batches()
-
-    def _batches(self, **options: Any) -> Iterator[CellBatch]:
+    def once(self, **options: Any) -> Iterator[CellBatch]:
+        """Every cell once, in stored order unless the store is given other ``options``."""
         # Sparse, as the models read them: about 94 % of counts are zeros.
         return cast("Iterator[CellBatch]", self.store.batches(self.size, dense=False, **options))
 
@@ -73,7 +108,7 @@ _MANY_RUNS = 256  # beyond which neighbours are so few that rows are gathered on
 
 
 class _Rows(NamedTuple):
-    """A batch: which rows of the matrix (batch,), and their values (batch, features)."""
+    """Which rows of the matrix (batch,), and their values (batch, features)."""
 
     rows: np.ndarray
     values: np.ndarray
@@ -128,11 +163,11 @@ class MemmapFeed:
         ends = np.cumsum([len(pool) for pool in pools])
         first = int(np.searchsorted(ends, start * self.batch, side="right"))
         skip = start * self.batch - (int(ends[first - 1]) if first else 0)
-        rest: _Rows | None = None  # a batch that one pool began and the next one completes
+        rest = _Rows(pools[0][:0], self.matrix[:0])  # of a batch that the next pool completes
         with ThreadPoolExecutor(1) as reader:
             for rows, values in self._ahead(reader, pools[first:]):
                 rows, values, skip = rows[skip:], values[skip:], 0
-                if rest is not None:
+                if len(rest.rows):
                     need = self.batch - len(rest.rows)
                     rest = _Rows(
                         np.concatenate([rest.rows, rows[:need]]),
@@ -147,7 +182,7 @@ class MemmapFeed:
                     yield _Rows(rows[i : i + self.batch], values[i : i + self.batch])
                 # Copied, since a view would keep the whole pool in memory.
                 rest = _Rows(rows[whole:].copy(), values[whole:].copy())
-        if rest is not None and len(rest.rows) and not self.drop_last:
+        if len(rest.rows) and not self.drop_last:
             yield rest
 
     def _pools(self, epoch: int) -> list[np.ndarray]:
@@ -228,13 +263,9 @@ class BalancedSampler:
 
     def __post_init__(self) -> None:
         _require_positive(classes=self.classes, per_class=self.per_class, least=self.least)
-        import pandas as pd
-
-        codes, _ = pd.factorize(np.asarray(self.labels, dtype=object), use_na_sentinel=True)
-        order = np.argsort(codes, kind="stable")[(codes < 0).sum() :]
-        sizes = np.bincount(codes[codes >= 0])
-        groups = np.split(order, np.cumsum(sizes)[:-1]) if len(sizes) else []
-        chosen = [group for group in groups if len(group) >= self.least]
+        labels = np.asarray(self.labels, dtype=object)
+        groups = pd.Series(np.arange(len(labels))).groupby(labels, sort=False)
+        chosen = [rows.to_numpy() for _, rows in groups if len(rows) >= self.least]
         if len(chosen) < self.classes:
             raise SchemaError(
                 f"{len(chosen):,} classes have {self.least} rows or more, "
@@ -253,14 +284,12 @@ class BalancedSampler:
         for number in range(start, len(self)):
             # A cycle deals every class once; a batch's numbers depend on no batch before it.
             cycle, place = divmod(number, per_cycle)
-            order = np.random.default_rng([self.seed, epoch, 0, cycle]).permutation(
-                len(self.groups)
-            )
+            deal = np.random.default_rng([self.seed, epoch, 0, cycle])
             rng = np.random.default_rng([self.seed, epoch, 1, number])
-            drawn = order[place * self.classes : (place + 1) * self.classes]
-            yield np.concatenate([self._draw(self.groups[c], rng) for c in drawn])
-
-    def _draw(self, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """K rows of a class; all of them before any is repeated."""
-        rounds = -(-self.per_class // len(group))
-        return np.concatenate([rng.permutation(group) for _ in range(rounds)])[: self.per_class]
+            drawn: list[np.ndarray] = []
+            for c in deal.permutation(len(self.groups))[place * self.classes :][: self.classes]:
+                # All rows of a class before any is repeated.
+                rounds = range(-(-self.per_class // len(self.groups[c])))
+                rows = np.concatenate([rng.permutation(self.groups[c]) for _ in rounds])
+                drawn.append(rows[: self.per_class])
+            yield np.concatenate(drawn)

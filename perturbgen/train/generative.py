@@ -53,13 +53,8 @@ class _ModelCard(Card):
         return cls(covariates=covariates, **values)
 
 
-@dataclass(frozen=True, eq=False)
-class TrainedRun(Trained):
+class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
     """A run of a generative model of counts, as it is used."""
-
-    settings: RunSettings
-    model: LatentModel
-    card: _ModelCard
 
     def in_genes(self, cells: AnnData) -> AnnData:
         """The cells with the run's genes in the run's order."""
@@ -112,24 +107,13 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
             model = _model_of(settings, card, _covariates(settings, card, data.descriptors), share)
-        resident = settings.training.resident and not settings.data.on_disk
-        train, validation = (
-            CellFeed(
-                store.to(fabric.device) if resident else store,
-                settings.training.batch_size,
-                settings.seed,
-            )
-            for store in (data.train, data.validation)
-        )
-        return Training(
-            run,
-            settings,
-            train=train,
-            validation=validation,
-            model=model,
-            optimisers=_optimisers(model, settings),
-            fabric=fabric,
-        )
+        stores = [data.train, data.validation]
+        if settings.training.resident and not settings.data.on_disk:
+            stores = [store.to(fabric.device) for store in stores]
+        size = settings.training.batch_size
+        train, validation = (CellFeed(store, size, settings.seed) for store in stores)
+        optimisers = _optimisers(model, settings)
+        return Training(run, settings, train, validation, model, optimisers, fabric)
 
     def board(self, run: Path, settings: RunSettings, epoch: int) -> CellBoard:
         from perturbgen.train.heldout import CellBoard
@@ -211,27 +195,18 @@ def _model_of(
         "dropout": model.encoder_dropout,
         "layer_norm": net.layer_norm,
     }
+    shared: dict[str, Any] = {"n_conditions": conditions.width, "layer_norm": net.layer_norm}
     if model.kind == "gaussian_vae":
-        plain = GaussianDecoder(
-            model.latent,
-            net.hidden,
-            len(share),
-            n_conditions=conditions.width,
-            layer_norm=net.layer_norm,
-        )
+        plain = GaussianDecoder(model.latent, net.hidden, len(share), **shared)
         return GaussianVAE(model.latent, model.encoder, conditions, plain, **encoder)
     decoder = CountDecoder(
         model.latent + (2 if model.covariate_space else 0),
         net.hidden,
         len(share),
-        n_conditions=conditions.width,
         share=share,
-        scaling=net.scaling,
-        dispersion=net.dispersion,
         n_categories=sizes.get(net.dispersion_by or ""),
-        additive=net.additive,
-        layer_norm=net.layer_norm,
-        dropout=net.dropout,
+        **net.model_dump(include={"scaling", "dispersion", "additive", "dropout"}),
+        **shared,
     )
     category = position.get(net.dispersion_by or "")
     if model.kind == "nbvae":
@@ -239,17 +214,13 @@ def _model_of(
     mixture = GaussianMixture(
         sizes.get(model.components_by or "", model.components),
         model.latent,
-        radius=model.radius,
-        hardness=model.hardness,
         sd=model.component_sd,
-        concentration=model.concentration,
-        covariance=model.covariance,
+        **model.model_dump(include={"radius", "hardness", "concentration", "covariance"}),
     )
     supervised = None
     if model.covariate_space:  # multiDGD: two dimensions, a component per category
-        supervised = GaussianMixture(
-            sizes[model.covariate_space], 2, concentration=2.0, covariance="isotropic"
-        )
+        categories = sizes[model.covariate_space]
+        supervised = GaussianMixture(categories, 2, concentration=2.0, covariance="isotropic")
     return DGD(
         mixture,
         conditions,
@@ -270,7 +241,7 @@ def _optimisers(model: LatentModel, settings: RunSettings) -> list[torch.optim.O
     import torch
 
     from perturbgen.models.dgd import BETAS
-    from perturbgen.train.schedules import adamw
+    from perturbgen.train.settings import adamw
 
     groups, rates = model.groups(), settings.training
     dense = [(groups["network"], rates.learning_rate, rates.weight_decay)]
@@ -278,9 +249,6 @@ def _optimisers(model: LatentModel, settings: RunSettings) -> list[torch.optim.O
         dense.append((groups["mixture"], rates.mixture_rate, 0.0))
     optimisers = [adamw(*dense)]
     if "representations" in groups:
-        optimisers.append(
-            torch.optim.SparseAdam(
-                groups["representations"], lr=rates.representation_rate, betas=BETAS
-            )
-        )
+        rows, rate = groups["representations"], rates.representation_rate
+        optimisers.append(torch.optim.SparseAdam(rows, lr=rate, betas=BETAS))
     return optimisers

@@ -6,20 +6,18 @@ import json
 import logging
 import math
 import time
-from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from perturbgen.core.errors import ConfigError, PerturbgenError, StorageError, shorten
 from perturbgen.core.files import atomic_path, disk_errors
 from perturbgen.train.card import load_state, save_state
-from perturbgen.train.progress import Interrupts, Status
-from perturbgen.train.protocols import Feed, Judge, SampleBatch
-from perturbgen.train.schedules import Schedule
-from perturbgen.train.settings import LoopSettings
+from perturbgen.train.feeds import Feed, Judge
+from perturbgen.train.progress import Progress
+from perturbgen.train.settings import LoopSettings, Schedule
 
 if TYPE_CHECKING:
     import torch
@@ -27,20 +25,11 @@ if TYPE_CHECKING:
 
     from perturbgen.models.base import Trainable
     from perturbgen.nn.layers import Draws
+    from perturbgen.train.board import Board
 
 log = logging.getLogger(__name__)
 
 _SAVE_EVERY = 60.0  # seconds between checkpoints, at the least
-
-
-class _Watcher(Protocol):
-    """Is shown a run while it trains: TensorBoard."""
-
-    def epoch(self, training: Training, record: dict[str, Any]) -> None:
-        """After each epoch."""
-
-    def close(self, training: Training) -> None:
-        """After the last one."""
 
 
 class _DivergenceError(PerturbgenError):
@@ -71,7 +60,6 @@ class Training:
         self,
         run: Path,
         settings: LoopSettings,
-        *,
         train: Feed,
         validation: Feed,
         model: Trainable,
@@ -94,29 +82,28 @@ class Training:
 
     @property
     def finished(self) -> bool:
-        """Whether the last epoch is over, or the patience."""
+        """Whether the last epoch is done, or the patience used up."""
         patience = self.settings.stopping.patience
         in_vain = patience is not None and self.state.waited >= patience
         return in_vain or self.state.epoch >= self.settings.training.epochs
 
-    def fit(self, watcher: _Watcher | None = None) -> None:
-        """Train until the last epoch, or until nothing is gained any more."""
-        epochs = self.settings.training.epochs
+    def fit(self, board: Board | None = None) -> None:
+        """Train until the last epoch, or until nothing is gained any more; show it on a board."""
         if self.model.annealed:
             self.schedule.warn_of_long_warmup()
-        with Interrupts() as interrupts, Status(epochs, self.train.unit) as status:
+        with Progress(self.settings.training.epochs, self.train.unit) as progress:
             while not self.finished:
-                record = self._epoch(interrupts)
+                record = self._epoch(progress)
                 self._select(record)
-                status.show(record)
+                progress.show(record)
                 if self.fabric.is_global_zero:
                     _append_record(self.run, record)
-                    if watcher is not None:
-                        watcher.epoch(self, record)
+                    if board is not None:
+                        board.epoch(self, record)
                 if self.finished or time.monotonic() - self.saved_at > _SAVE_EVERY:
                     self._save()
 
-    def _epoch(self, interrupts: Interrupts) -> dict[str, Any]:
+    def _epoch(self, progress: Progress) -> dict[str, Any]:
         """A pass over the training samples, then one over the validation samples: their record."""
         state, fabric = self.state, self.fabric
         self.wrapped.train()
@@ -127,7 +114,7 @@ class Training:
             with _explained(self.train, self.settings.training.batch_size):
                 self.add(self.step(batch))
             state.batch, state.step = state.batch + 1, state.step + 1
-            if self._anywhere(interrupts.asked):
+            if self._anywhere(progress.asked):
                 state.seconds += time.perf_counter() - began
                 self._save()
                 log.info(
@@ -139,7 +126,7 @@ class Training:
         state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, {}, 0.0
         return record
 
-    def step(self, batch: SampleBatch) -> dict[str, float]:
+    def step(self, batch: Any) -> dict[str, float]:
         """One step of all optimisers: sums of the terms over the batch, and the gradient's norm."""
         import torch
 
@@ -152,12 +139,10 @@ class Training:
             optimiser.zero_grad()
         self.model.advance(step)
         terms = self.wrapped(batch, self.draws(step, total))
-        weights = self._weights(self.schedule.weight(step))
+        totals = {name: term.sum() for name, term in terms.items()}
         # Gradients are averaged over processes: each brings its share of the batch's mean.
-        loss = sum(weights[name] * term.sum() for name, term in terms.items()) * (
-            fabric.world_size / total
-        )
-        fabric.backward(loss)
+        share = fabric.world_size / total
+        fabric.backward(self._objective(totals, self.schedule.weight(step)) * share)
         _share_row_gradients(fabric, self.model, math.ceil(total / fabric.world_size))
         # Sparse gradients are not clipped: Adam makes a step's length independent of their scale.
         dense = [p for p in self.model.parameters() if p.grad is not None and not p.grad.is_sparse]
@@ -175,14 +160,14 @@ class Training:
 
     def validate(self) -> dict[str, float]:
         """How the model does on the validation samples; every process sees all of them."""
-        if self.judge is None and not len(self.validation):
-            return {}
         self.wrapped.eval()
-        found = self.judge(self.model) if self.judge else self._validation_terms()
+        if self.judge is not None:
+            found = self.judge(self.model)
+        else:
+            found = self._validation_terms() if len(self.validation) else {}
         return {f"validation/{name}": value for name, value in found.items()}
 
     def _validation_terms(self) -> dict[str, float]:
-        """Means of the model's terms over the validation samples, and the objective."""
         sums: dict[str, float] = {}
         for number, batch in enumerate(self.validation.once()):
             with self.fabric.autocast():
@@ -190,35 +175,30 @@ class Training:
             for name, term in terms.items():
                 sums[name] = sums.get(name, 0.0) + float(term.sum())
         means = {name: value / len(self.validation) for name, value in sums.items()}
-        return {**means, "objective": self._objective(means)}
+        return {**means, "objective": self._objective(means, self.settings.annealing.weight)}
 
     def _select(self, record: dict[str, Any]) -> None:
-        """Keep the best model, and count the epochs that have passed without a better one."""
+        """Keep the best model, and count the epochs that have passed without a better one.
+
+        What decides is ``validation/objective``: the judge's own where one is given, else the
+        model's at its full weights. Without validation samples it is ``train/objective``.
+        """
         state, settings = self.state, self.settings
         value = record.get("validation/objective", record["train/objective"])
         if value < state.best - settings.stopping.min_gain:
             state.best, state.best_epoch, state.waited = value, state.epoch - 1, 0
-            self.best_model = {
-                name: value.detach().cpu().clone()
-                for name, value in self.model.state_dict().items()
-            }
+            parameters = self.model.state_dict()
+            self.best_model = {name: p.detach().cpu().clone() for name, p in parameters.items()}
             return
         # While the weight of an annealed term still rises, the full-weight objective may well get
         # worse: patience counts after the warm-up only.
         if state.epoch > (self.schedule.warmup_epochs if self.model.annealed else 0):
             state.waited += 1
 
-    def _weights(self, annealed: float) -> dict[str, float]:
-        """The weight of each term; 1 where nothing is annealed."""
-        return defaultdict(lambda: 1.0, dict.fromkeys(self.model.annealed, annealed))
-
-    def _objective(self, means: dict[str, float]) -> float:
-        """The objective per sample at its full weights.
-
-        Models are never selected on an annealed one, which the first epochs would always win.
-        """
-        weights = self._weights(self.settings.annealing.weight)
-        return sum(weights[name] * value for name, value in means.items())
+    def _objective(self, terms: Mapping[str, Any], annealed: float) -> Any:
+        """The sum of the terms, of which the annealed ones have this weight."""
+        weights = dict.fromkeys(self.model.annealed, annealed)
+        return sum(weights.get(name, 1.0) * value for name, value in terms.items())
 
     def _summary(self) -> dict[str, Any]:
         """The record of the epoch's training."""
@@ -229,7 +209,8 @@ class Training:
             "epoch": state.epoch,
             "step": state.step,
             **{f"train/{name}": value for name, value in means.items()},
-            "train/objective": self._objective(means),
+            # At full weights: on an annealed objective the first epochs would always be the best.
+            "train/objective": self._objective(means, self.settings.annealing.weight),
             "weight": self.schedule.weight(state.step - 1),
             "rate": self.settings.training.learning_rate * self.schedule.rate_factor(state.step),
             "norm": norm / state.batch,
@@ -246,11 +227,8 @@ class Training:
 
         from perturbgen.nn.layers import Draws
 
-        fabric = self.fabric
-        words = np.random.SeedSequence(
-            [self.settings.seed, int(total is None), step]
-        ).generate_state(1, np.uint64)
-        number = int(words[0] >> 1)
+        fabric, words = self.fabric, [self.settings.seed, int(total is None), step]
+        number = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
         torch.manual_seed(number + fabric.global_rank)  # dropout, which takes no generator
         generator = torch.Generator(fabric.device).manual_seed(number)
         if total is None:
@@ -273,12 +251,10 @@ class Training:
         if self.fabric.world_size == 1:
             return asked
         # All must stop after the same step, or they would wait for each other for ever.
-        votes = self.fabric.all_reduce(
-            torch.tensor(float(asked), device=self.fabric.device), reduce_op="sum"
-        )
-        return bool(torch.as_tensor(votes) > 0)
+        vote = torch.tensor(float(asked), device=self.fabric.device)
+        return bool(torch.as_tensor(self.fabric.all_reduce(vote, reduce_op="sum")) > 0)
 
-    def _require_finite(self, sums: dict[str, float], norm: float, batch: SampleBatch) -> None:
+    def _require_finite(self, sums: dict[str, float], norm: float, batch: Any) -> None:
         """Stop at the first step that is not a number, with the samples and the likely cause."""
         import torch
 

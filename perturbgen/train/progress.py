@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from types import FrameType, TracebackType
+from types import FrameType
 from typing import Any
 
 log = logging.getLogger(__name__)
@@ -16,23 +16,38 @@ log = logging.getLogger(__name__)
 _LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 
 
-class Interrupts:
-    """While it is entered, the first SIGINT or SIGTERM only sets ``asked``; a second one stops."""
+class Progress:
+    """A live line on a terminal: epoch, objective, speed, memory, time left; else in the log.
 
-    def __init__(self) -> None:
+    While it is entered, the first SIGINT or SIGTERM only sets ``asked``; a second one stops.
+    """
+
+    def __init__(self, epochs: int, unit: str) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self.epochs, self.unit = epochs, unit
+        self.began, self.logged = time.monotonic(), -_LOG_EVERY
+        self.first: int | None = None
         self.asked = False
         self._before: dict[int, Any] = {}
+        self.live = None
+        verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
+        if verbose and sys.stderr.isatty():
+            self.live = Live("", console=Console(stderr=True), refresh_per_second=4, transient=True)
 
-    def __enter__(self) -> Interrupts:
+    def __enter__(self) -> Progress:
         # Python sets signal handlers in the main thread only.
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._before[number] = signal.signal(number, self._note)
+        if self.live:
+            self.live.start()
         return self
 
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        if self.live:
+            self.live.stop()
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
@@ -40,33 +55,6 @@ class Interrupts:
         if self.asked:
             raise KeyboardInterrupt
         self.asked = True
-
-
-class Status:
-    """A live line on a terminal: epoch, objective, speed, memory, time left; else in the log."""
-
-    def __init__(self, epochs: int, unit: str = "cells") -> None:
-        from rich.console import Console
-        from rich.live import Live
-
-        self.epochs, self.unit = epochs, unit
-        self.began, self.logged = time.monotonic(), -_LOG_EVERY
-        self.first: int | None = None
-        self.live = None
-        verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
-        if verbose and sys.stderr.isatty():
-            self.live = Live("", console=Console(stderr=True), refresh_per_second=4, transient=True)
-
-    def __enter__(self) -> Status:
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(
-        self, kind: type | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self.live:
-            self.live.stop()
 
     def show(self, record: dict[str, Any]) -> None:
         """Say how an epoch went."""
@@ -89,13 +77,13 @@ class Status:
         if "validation/objective" in record:
             objective += f", withheld {_readable(record['validation/objective'])}"
         left = (time.monotonic() - self.began) / (done - first) * (self.epochs - done)
-        parts = [
-            f"epoch {done}/{self.epochs}",
-            objective,
-            f"{record[f'{self.unit}_per_second']:,.0f} {self.unit}/s",
-            f"{_peak_memory() / 1e9:.1f} GB",
-            f"{_duration(left)} left at most",
-        ]
+        if left < 90:
+            time_left = f"{left:.0f} s"
+        else:
+            time_left = f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
+        speed = f"{record[f'{self.unit}_per_second']:,.0f} {self.unit}/s"
+        memory = f"{_peak_memory() / 1e9:.1f} GB"
+        parts = f"epoch {done}/{self.epochs}", objective, speed, memory, f"{time_left} left at most"
         return " · ".join(parts)
 
 
@@ -111,10 +99,3 @@ def _peak_memory() -> float:
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak * (1 if sys.platform == "darwin" else 1024)  # Linux counts kilobytes
-
-
-def _duration(seconds: float) -> str:
-    """``40 s``, ``3 min`` or ``2.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

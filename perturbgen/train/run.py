@@ -11,6 +11,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
@@ -39,26 +40,23 @@ _MAY_CHANGE = ("training.epochs", "stopping.patience", "training.threads", "boar
 
 _S = TypeVar("_S", bound=LoopSettings)
 _D = TypeVar("_D")
+_M = TypeVar("_M")
 _C = TypeVar("_C", bound=Card)
-_R = TypeVar("_R", bound="Trained")
+_R = TypeVar("_R", bound="Trained[Any, Any, Any]")
 
 
 @dataclass(frozen=True, eq=False)
-class Trained:
+class Trained(Generic[_S, _M, _C]):
     """A run as it is used: its model in evaluation mode, with what its inputs mean."""
 
     path: Path
-    settings: Any
-    model: Any
-    card: Any
-
-    def members(self) -> pd.DataFrame:
-        """The samples that the run was made from, by name, with their parts in column ``part``."""
-        return self.card.read_members(self.path)
+    settings: _S
+    model: _M
+    card: _C
 
     def parts(self) -> pd.Series:
-        """The part (train, validation, ...) of each of the run's samples."""
-        return self.members()["part"]
+        """The part (train, validation, ...) of each of the run's samples, by name."""
+        return self.card.read_members(self.path)["part"]
 
 
 class Recipe(ABC, Generic[_S, _D, _C, _R]):
@@ -72,7 +70,10 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
 
     @abstractmethod
     def read(self, settings: _S) -> _D:
-        """Read and split the data; what has to be fitted is fitted on the training part alone."""
+        """Read and split the data; statistics of values are those of the training part alone.
+
+        Labels are not: a covariate's categories may be those of all parts.
+        """
 
     @abstractmethod
     def sources(self, settings: _S) -> Iterable[Path]:
@@ -121,7 +122,8 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
             run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
             card.write(run, self.members(data))
         run = fabric.broadcast(run)
-        self._carry_out(run, settings, data, fabric, resumed=False)
+        training = self.assemble(run, settings, data, fabric)
+        _carry_out(training, partial(self.board, run, settings))
         return run
 
     def resume(
@@ -143,7 +145,9 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         if overrides and fabric.is_global_zero:
             with atomic_path(run / "config.toml") as part:
                 part.write_text(settings.to_toml(), encoding="utf-8")
-        self._carry_out(run, settings, data, fabric, resumed=True)
+        training = self.assemble(run, settings, data, fabric)
+        training.restore()
+        _carry_out(training, partial(self.board, run, settings))
         return run
 
     def train_once(
@@ -168,10 +172,6 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         load_state(path, which, model)
         return self.trained(path, settings, model.to(device).eval(), card)
 
-    def parts(self, run: Path) -> pd.Series:
-        """The part of each sample of a run, without its model."""
-        return self.card.read_members(run)["part"]
-
     def ending(self, run: Path) -> dict[str, Any]:
         """How a run ended: its best epoch, by the validation objective if it has one."""
         path = require_file(run / "metrics.jsonl", "record of a run's epochs")
@@ -185,14 +185,8 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         key = "validation/objective" if validated else "train/objective"
         best = min(records, key=lambda record: record[key])
         speed = f"{self.unit}_per_second"
-        return {
-            "run": str(run),
-            "epochs": len(records),
-            "best_epoch": best["epoch"],
-            "measure": key,
-            "best": best[key],
-            speed: records[-1][speed],
-        }
+        found = {"run": str(run), "epochs": len(records), "best_epoch": best["epoch"]}
+        return {**found, "measure": key, "best": best[key], speed: records[-1][speed]}
 
     def _hashes(self, settings: _S) -> dict[str, str]:
         return {str(path): file_hash(path) for path in self.sources(settings) if path.is_file()}
@@ -228,29 +222,21 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
             fix="name the same data, or train anew",
         )
 
-    def _carry_out(
-        self, run: Path, settings: _S, data: _D, fabric: Fabric, *, resumed: bool
-    ) -> None:
-        training = self.assemble(run, settings, data, fabric)
-        _carry_out(training, lambda epoch: self.board(run, settings, epoch), resumed=resumed)
 
-
-def _carry_out(training: Training, watch: Callable[[int], Board], *, resumed: bool = False) -> None:
-    """Train to the end, watched by ``watch(first epoch)`` in the first process."""
-    if resumed:
-        training.restore()
+def _carry_out(training: Training, watch: Callable[[int], Board]) -> None:
+    """Train to the end, shown on the board of ``watch(first epoch)`` by the first process."""
     if training.finished:
         log.info("%s is finished (%d epochs)", training.run, training.state.epoch)
         return
-    watcher = None
-    if training.fabric.is_global_zero:
-        shape = training.train.shape(len(training.train))
-        size = sum(p.numel() for p in training.model.parameters())
-        log.info("%s: %s, %s parameters", training.run, shape, f"{size:,}")
-        watcher = watch(training.state.epoch)
-    training.fit(watcher)
-    if watcher is not None:
-        watcher.close(training)
+    if not training.fabric.is_global_zero:
+        training.fit()
+        return
+    shape = training.train.shape(len(training.train))
+    size = sum(p.numel() for p in training.model.parameters())
+    log.info("%s: %s, %s parameters", training.run, shape, f"{size:,}")
+    board = watch(training.state.epoch)
+    training.fit(board)
+    board.close(training)
 
 
 def launch(

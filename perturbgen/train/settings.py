@@ -1,23 +1,27 @@
-"""Everything a training run can be told, as it stands in ``config.toml``."""
+"""What a run can be told in ``config.toml``, and the schedules and optimiser that follow."""
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perturbgen.core.config import Settings
+from perturbgen.core.config import Chance, Count, NonNegative, Positive, Settings
 from perturbgen.core.errors import InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from perturbgen.data import CountStore
 
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+log = logging.getLogger(__name__)
+
 Widths = Annotated[tuple[Count, ...], Field(min_length=1)]
-Chance = Annotated[float, Field(ge=0, lt=1)]
-NonNegative = Annotated[float, Field(ge=0)]
 
 
 class CellData(Settings):
@@ -147,7 +151,11 @@ class _Annealing(Settings):
 
 
 class Stopping(Settings):
-    """Stop after ``patience`` epochs that gain less than ``min_gain`` (full-weight objective)."""
+    """Stop after ``patience`` epochs, none better than the best before by over ``min_gain``.
+
+    The objective is that of the validation samples (of the training samples where there are none):
+    the model's terms at their full weights, or what the judge of this kind of model says.
+    """
 
     patience: Count | None = 30
     min_gain: NonNegative = 0.0  # per sample: nats per cell
@@ -227,3 +235,62 @@ class RunSettings(LoopSettings):
                     "add rows for it"
                 )
         return self
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Weights of annealed terms and factors of learning rates: pure functions of the step."""
+
+    settings: LoopSettings
+    steps_per_epoch: int
+
+    def weight(self, step: int) -> float:
+        """Of annealed terms at a step (0, 1, ...), exactly the full one after the warm-up."""
+        annealing, ramp = self.settings.annealing, self._warmup_steps
+        if step >= ramp:
+            return annealing.weight
+        done = step / ramp
+        if annealing.shape == "cyclic":
+            done = min(1.0, 2 * ((done * annealing.cycles) % 1.0))
+        elif annealing.shape == "cosine":
+            done = 0.5 - 0.5 * math.cos(math.pi * done)
+        return annealing.start + (annealing.weight - annealing.start) * done
+
+    @property
+    def _warmup_steps(self) -> int:
+        annealing = self.settings.annealing
+        if annealing.shape == "constant":
+            return 0
+        return annealing.warmup * (self.steps_per_epoch if annealing.unit == "epochs" else 1)
+
+    @property
+    def warmup_epochs(self) -> int:
+        """How many epochs begin before the warm-up is over."""
+        return math.ceil(self._warmup_steps / self.steps_per_epoch)
+
+    def warn_of_long_warmup(self) -> None:
+        """Log a warning where the warm-up outlasts the run."""
+        if self.warmup_epochs >= self.settings.training.epochs:
+            log.warning(
+                "the KL warm-up takes %d steps, the whole run %d: the full objective would never "
+                "be trained; shorten it (annealing.warmup) or train longer (training.epochs)",
+                self._warmup_steps,
+                self.steps_per_epoch * self.settings.training.epochs,
+            )
+
+    def rate_factor(self, step: int) -> float:
+        """What learning rates are multiplied by at a step: 1, or half a cosine from 1 to 0.01."""
+        if self.settings.training.decay == "constant":
+            return 1.0
+        total = self.settings.training.epochs * self.steps_per_epoch
+        return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step, total) / total))
+
+
+def adamw(*groups: tuple[Iterable[torch.nn.Parameter], float, float]) -> torch.optim.Optimizer:
+    """AdamW for groups of (parameters, learning rate, weight decay)."""
+    import torch
+
+    return torch.optim.AdamW(
+        [{"params": list(p), "lr": rate, "weight_decay": decay} for p, rate, decay in groups],
+        fused=True,
+    )

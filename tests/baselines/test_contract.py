@@ -19,7 +19,10 @@ Task = tuple[pd.DataFrame, pd.DataFrame]
 
 
 def test_every_baseline_is_tried_here() -> None:
-    assert set(QUICK) == set(REGISTRY) - {"ground_truth", "pseudobulk_forest"}
+    # These two need more than the table, and have tests of their own.
+    missing = set(REGISTRY) - set(QUICK) - {"ground_truth", "pseudobulk_forest"}
+    assert not missing, f"add {sorted(missing)} to QUICK in tests/baselines/cases.py"
+    assert set(QUICK) <= set(REGISTRY)
 
 
 @pytest.mark.parametrize("name", QUICK)

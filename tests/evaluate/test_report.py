@@ -59,6 +59,8 @@ def test_the_page_is_self_contained_and_escapes_names(made: Made) -> None:
     assert "packages.numpy" in html
     assert "Calibration" not in html
     assert "all 60 are shown" in html
+    # Only comments may stand before the directive, or it does nothing.
+    assert re.search(r'<script>(//[^\n]*\n)*"use strict";', html)
 
 
 def test_what_is_embedded_is_what_was_scored(made: Made) -> None:

@@ -14,8 +14,7 @@ from perturbgen.models.base import Trainable
 from perturbgen.train.board import Board, _lost_curves
 from perturbgen.train.loop import Training, _DivergenceError
 from perturbgen.train.run import _carry_out, launch
-from perturbgen.train.schedules import adamw
-from perturbgen.train.settings import LoopSettings
+from perturbgen.train.settings import LoopSettings, adamw
 
 
 class Points(NamedTuple):

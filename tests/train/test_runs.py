@@ -12,9 +12,9 @@ from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
 from perturbgen.train import load_run, train
-from perturbgen.train.cells import Cells, _total_counts, open_cells
+from perturbgen.train.cells import Cells, open_cells
 from perturbgen.train.generative import _gene_shares
-from perturbgen.train.heldout import CellJudge, _likelihood_row, probe_rows
+from perturbgen.train.heldout import CellJudge, probe_rows
 
 
 @pytest.fixture
@@ -208,15 +208,18 @@ def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, ove
         settings(override)
 
 
-def test_shares_and_totals_are_those_of_the_counts(settings, cells):
+def test_shares_are_those_of_the_counts(settings, cells):
     found = Cells.read(settings("data.validation=0"))
-    np.testing.assert_array_equal(_total_counts(found.train), np.asarray(cells.X.sum(1)).ravel())
     column = np.asarray(cells.X.sum(0)).ravel() + 0.5
     np.testing.assert_allclose(_gene_shares(found).numpy(), column / column.sum())
 
 
-def test_the_likelihood_row_is_a_mean_and_its_error():
-    row = _likelihood_row(np.array([-10.0, -20.0, -30.0]), 10)
+def test_the_likelihood_is_a_mean_and_its_error(run, cells_file, monkeypatch):
+    trained = load_run(run)
+    store = open_cells(trained, cells_file)
+    found = np.array([-1.0, -2.0, -3.0]) * store.n_genes
+    monkeypatch.setattr(CellJudge, "log_likelihoods", lambda *_, **__: found)
+    row = CellJudge(trained, store).likelihood(samples=1, seed=0)
     assert row == {"cells": 3, "nll_per_gene": 2.0, "standard_error": pytest.approx(1 / np.sqrt(3))}
 
 
@@ -234,6 +237,7 @@ def test_probes_read_what_is_there_and_only_that():
 
 def test_predictive_checks_have_no_missing_numbers(run, cells_file):
     trained = load_run(run)
-    row = CellJudge(trained, open_cells(trained, cells_file))._predictive_row(seed=0)
+    judge = CellJudge(trained, open_cells(trained, cells_file))
+    row = judge.numbers(samples=1, seed=0)["predictive"]
     assert all(np.isfinite(value) for value in row.values())
     assert 0.7 < row["ratio_of_median_library_sizes"] < 1.4

@@ -2,8 +2,7 @@ import logging
 
 import pytest
 
-from perturbgen.train.schedules import Schedule
-from perturbgen.train.settings import LoopSettings
+from perturbgen.train.settings import LoopSettings, Schedule
 
 
 def schedule(

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from perturbgen.images.network.feed import ImageFeed
     from perturbgen.images.network.model import ImageClassifier
     from perturbgen.images.network.settings import ImageSettings
+    from perturbgen.train.feeds import Feed
     from perturbgen.train.loop import Training
-    from perturbgen.train.protocols import Feed
 
 _TILES = 12  # images in the grid
 _SMALLEST = 160  # pixels: a smaller image is enlarged, so that what is written on it can be read

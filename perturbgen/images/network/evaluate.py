@@ -121,7 +121,7 @@ def _groups_of_training(run: ImageRun) -> pd.Series | None:
     """Groups of siRNAs that share a plate, from the training part; None without such a plan."""
     if run.card.label != "sirna_id":
         return None
-    table = run.members()
+    table = run.card.read_members(run.path)
     train = table[(table["part"] == "train") & table["sirna_id"].isin(run.card.classes)]
     try:
         return PlatePlan.sirna_groups(train)

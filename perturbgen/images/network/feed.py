@@ -36,7 +36,7 @@ class ImageBatch:
 
 
 class ImageFeed:
-    """Fields in batches on the run's device (the protocol is ``train.protocols.Feed``).
+    """Fields in batches on the run's device (the protocol is ``train.feeds.Feed``).
 
     While a batch is used the next ``ahead`` ones are decoded by ``workers`` threads: at most
     ahead + 1 are in memory. With ``one_experiment`` a batch holds fields of one experiment. An

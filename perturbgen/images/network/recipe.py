@@ -59,13 +59,8 @@ class _ImageCard(Card):
         return Vocabulary(self.classes, self.cells, self.experiments, self.label)
 
 
-@dataclass(frozen=True, eq=False)
-class ImageRun(Trained):
+class ImageRun(Trained[ImageSettings, "ImageClassifier", _ImageCard]):
     """A trained network, in evaluation mode, and what its inputs are."""
-
-    settings: ImageSettings
-    model: ImageClassifier
-    card: _ImageCard
 
     def feed(self, fields: Fields) -> ImageFeed:
         """Fields as the network reads them, on the device it lies on."""
@@ -145,7 +140,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
     ) -> Training:
         from perturbgen.images.network.predict import Predictions
         from perturbgen.train.loop import Training
-        from perturbgen.train.schedules import adamw
+        from perturbgen.train.settings import adamw
 
         card, rates = _ImageCard.read(run), settings.training
         train, validation = (
@@ -163,16 +158,9 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
         def judge(trained: Any) -> dict[str, float]:
             return Predictions.of(trained, validation, settings.model.statistics).numbers()
 
-        return Training(
-            run,
-            settings,
-            train=train,
-            validation=validation,
-            model=model,
-            fabric=fabric,
-            optimisers=[adamw((model.parameters(), rates.learning_rate, rates.weight_decay))],
-            judge=judge if judged else None,
-        )
+        optimisers = [adamw((model.parameters(), rates.learning_rate, rates.weight_decay))]
+        judge_if_any = judge if judged else None
+        return Training(run, settings, train, validation, model, optimisers, fabric, judge_if_any)
 
     def board(self, run: Path, settings: ImageSettings, epoch: int) -> ImageBoard:
         from perturbgen.images.network.board import ImageBoard

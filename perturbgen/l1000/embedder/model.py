@@ -109,7 +109,7 @@ def _nearness(queries: np.ndarray, candidates: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class ProfileFeed:
-    """A table's profiles in batches (its protocol is ``train.protocols.Feed``).
+    """A table's profiles in batches (its protocol is ``train.feeds.Feed``).
 
     ``resident`` are its profiles (rows, genes) on the device, or None to read them from the
     table's matrix.

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
     from perturbgen.l1000.embedder.model import ProfileEmbedder, ProfileFeed
+    from perturbgen.train.feeds import Judge
     from perturbgen.train.loop import Training
-    from perturbgen.train.protocols import Judge
 
 log = logging.getLogger(__name__)
 _KIND = "profile embedder"
@@ -66,13 +66,8 @@ class _Prepared:
     sd: np.ndarray
 
 
-@dataclass(frozen=True, eq=False)
-class Embedder(Trained):
+class Embedder(Trained[EmbedSettings, "ProfileEmbedder", _EmbedCard]):
     """A trained embedding ready for use."""
-
-    settings: EmbedSettings
-    model: ProfileEmbedder
-    card: _EmbedCard
 
     @property
     def genes(self) -> pd.Index:
@@ -169,7 +164,7 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
         import torch
 
         from perturbgen.train.loop import Training
-        from perturbgen.train.schedules import adamw
+        from perturbgen.train.settings import adamw
 
         label, options = settings.data.label, settings.training
         withheld = data.validation
@@ -199,16 +194,8 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
             (groups["encoder"], options.learning_rate, options.weight_decay),
             (groups["head"], options.head_rate, 0.0),
         )
-        return Training(
-            run,
-            settings,
-            train=train,
-            validation=validation,
-            model=model,
-            optimisers=[optimiser],
-            fabric=fabric,
-            judge=_judge(validation, label) if judged else None,
-        )
+        judge = _judge(validation, label) if judged else None
+        return Training(run, settings, train, validation, model, [optimiser], fabric, judge)
 
     def board(self, run: Path, settings: EmbedSettings, epoch: int) -> Board:
         return _EmbedBoard(run, settings, epoch=epoch)

@@ -1,4 +1,4 @@
-"""Corrections of batch effects: fitted on controls, applied to anything."""
+"""Corrections of batch effects in profiles of any assay, images or L1000, fitted on controls."""
 
 from perturbgen.profiles.correct.base import Correction, Pipeline
 from perturbgen.profiles.correct.build import (
