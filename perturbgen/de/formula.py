@@ -164,7 +164,7 @@ def _make_factor(name: str, values: pd.Series) -> _Factor:
     """A factor from any column; unused levels are dropped."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
-        codes, levels = used.cat.codes.to_numpy(), used.cat.categories.map(str)
+        codes, levels = used.cat.codes.to_numpy(), used.cat.categories.map(str).to_numpy()
     else:
         levels, codes = np.unique(values.astype(str).to_numpy(dtype=object), return_inverse=True)
     return _Factor(name, codes.astype(np.intp), tuple(levels))

@@ -113,7 +113,8 @@ class DETable:
     def strongest(self, number: int, *, level: float = 0.05) -> list[dict[str, Any]]:
         """Records of the conditions with most genes whose adjusted p is below ``level``."""
         records = []
-        for label, genes in self.hits(level).head(number).items():
+        strongest = self.hits(level).head(number)
+        for label, genes in zip(list(strongest.index), strongest.to_numpy(), strict=True):
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             records.append(
                 {
@@ -320,4 +321,4 @@ def _index_of_ids(ids: pd.Series, path: Path, id_map: Path | None) -> pd.Index:
         raise SchemaError(
             f"{path} has {len(unknown)} ids that {id_map} does not know, the first {unknown[0]!r}"
         )
-    return pd.MultiIndex.from_frame(known.loc[rows])
+    return pd.MultiIndex.from_frame(known.loc[rows.tolist()])
