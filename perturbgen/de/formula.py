@@ -59,10 +59,11 @@ _Variables = Mapping[str, _Factor | _Slope]
 def model_matrix(
     formula: str, obs: pd.DataFrame, group: pd.Series | None = None
 ) -> tuple[_Array, tuple[str, ...], tuple[str, ...], NDArray[np.intp] | None]:
-    """A formula's matrix (samples, columns), its columns' names, and where ``group`` stands.
+    """A formula's matrix, its columns' names, the levels of ``group`` and the column of each level.
 
-    ``{group}`` in the formula is ``group``, always a factor. Its levels come third; fourth the
-    column of each, -1 for a level that treatment coding takes as its reference (None: no group).
+    The matrix is (samples, columns). ``{group}`` in the formula is ``group``, always a factor; the
+    column is -1 for a level that treatment coding takes as its reference. Without a group there are
+    no levels, and None in place of their columns.
     """
     terms = _parse_formula(formula.replace("{group}", _GROUP))
     if group is not None and (_GROUP,) not in terms:

@@ -1,6 +1,7 @@
 """How many cells of each type were counted in every well, and how deep each was sequenced.
 
-Then what a well would hold if no compound did anything: plates, cell types, sequencing libraries.
+Samplers of cell numbers and depths are fitted on this table. The wells that a prediction generates
+are those of ``predict.wells``.
 """
 
 from __future__ import annotations

@@ -10,10 +10,8 @@ Five words of this room:
 * wanted: a condition that is asked for; nothing looks at cells of its own;
 * measured: a condition with real samples, which generated ones are fitted beside;
 * twin: a measured condition that is generated, too, as if it were wanted, to calibrate on; its
-  label
-  ends in " (generated)";
-* untrained: a measured condition of which the run has no training cells, so that its twin is
-  honest;
+  label ends in " (generated)";
+* untrained: a measured condition of which the run has no training cells: its twin flatters nobody;
 * vehicle: the negative control of compounds; its wells are real or, with a label that ends in
   " (untreated)", generated, to say what the model gets wrong of a cell type.
 """

@@ -1,7 +1,7 @@
 """A trained run as one method among others: what it has seen, and a predictor made of it.
 
-A generative model in the form of every other predictor: fit on labelled DE rows, predict labelled
-DE rows.
+The predictor has the form of every other one: it is fitted on labelled DE rows, and predicts
+labelled DE rows.
 """
 
 from __future__ import annotations
