@@ -1,9 +1,10 @@
 """From simulated competition files to a scored submission: cDGD and cNB-VAE against zeros, means
 and the seed's way.
 
-python experiments/op3_semireal/run.py                         # preset small, three seeds
-python experiments/op3_semireal/run.py --set preset=op3        # the real layout, baseline means and
-signatures
+    python experiments/op3_semireal/run.py                       # preset small, three seeds
+    python experiments/op3_semireal/run.py --set preset=op3      # the real layout
+
+The real layout comes with real baseline means and signatures.
 """
 
 from __future__ import annotations
