@@ -64,8 +64,8 @@ def main(
     """Ingest, train twice (once to calibrate), predict, write prediction.h5ad, check; score where
     de_test is there.
 
-    Example: python experiments/op3_openproblems/run.py --simulated tiny --set
-    train.training.epochs=24
+    Example: python experiments/op3_openproblems/run.py --simulated tiny
+    --set train.training.epochs=24
     """
     from simulated import simulate_openproblems
 

@@ -82,8 +82,8 @@ def main(
 
     What is done is kept: after an interrupt, --resume takes it up again.
 
-    Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0] --set
-    replicates=6
+    Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0]
+    --set replicates=6
     """
     if resume is not None:
         if overrides:
