@@ -66,7 +66,7 @@ def main(
     Example: python experiments/op3_openproblems/run.py --simulated tiny --set
     train.training.epochs=24
     """
-    from perturbgen.simulate.op3.openproblems import simulate_openproblems
+    from simulated import simulate_openproblems
 
     settings = ChallengeSettings.load(config, overrides=overrides or [])
     if dry_run:

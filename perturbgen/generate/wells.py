@@ -1,6 +1,9 @@
-"""How many cells of each type were counted in every well, how deep each was sequenced, and what
-that tells of a well to foretell: its covariates, and what its other cell types hold, measured
-against what a well would hold if no compound did anything.
+"""The wells that were measured, and what they tell of one to foretell.
+
+How many cells of each type were counted in every well, and how deep each was sequenced; then what a
+forest is told of a well and cell type: covariates, and what its other types hold, measured against
+what a well would hold if no compound did anything. Samplers of cell numbers and depths are fitted
+on this table. The wells that a prediction generates are those of ``predict.wells``.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ CHANNELS: Final = {"DAPI": 1, "Tubulin": 2, "Actin": 4}
 IMAGES: Final = "BBBC021_v1_image.csv"
 MECHANISMS: Final = "BBBC021_v1_moa.csv"
 PROFILES: Final = "ljosa_jbiomolscreen_2013_per_well_mean.csv"
-_IMAGE_COLUMNS: Final = {
+IMAGE_COLUMNS: Final = {
     "Image_Metadata_Plate_DAPI": "plate",
     "Image_Metadata_Well_DAPI": "well",
     "Replicate": "replicate",
@@ -94,11 +94,11 @@ def read_images(path: str | Path) -> pd.DataFrame:
     """
     path = find_table(path, IMAGES)
     files = {name: (f"Image_PathName_{name}", f"Image_FileName_{name}") for name in CHANNELS}
-    wanted = [*_IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
+    wanted = [*IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
     # concentrations too are text, by which they are joined (see _concentration)
     raw = read_frame(path, columns=wanted, text=[name for name in wanted if name != "Replicate"])
     require_values(raw, wanted, "Image_FileName_DAPI", path)
-    images = raw.rename(columns=_IMAGE_COLUMNS)[list(_IMAGE_COLUMNS.values())]
+    images = raw.rename(columns=IMAGE_COLUMNS)[list(IMAGE_COLUMNS.values())]
     _require_decimal(images["concentration"], str(path))
     images["concentration"] = _by_value(images["concentration"])
     names = {

@@ -9,8 +9,8 @@ import io
 import json
 import os
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -19,7 +19,7 @@ import numpy as np
 
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import remove
-from perturbgen.l1000.profiles import PROFILES
+from perturbgen.profiles.readers import MATRIX
 
 
 @dataclass
@@ -34,7 +34,7 @@ class _Moments:
     @classmethod
     def empty(cls, genes: int) -> _Moments:
         """Before any block."""
-        return cls(np.zeros(genes), np.zeros(genes), np.zeros(genes), np.zeros(genes))
+        return cls(*np.zeros((4, genes)))
 
     def update(self, values: np.ndarray) -> None:
         """Add a block (samples, genes)."""
@@ -54,17 +54,12 @@ class _Moments:
         if not (count == len(values)).all():
             exact[~finite] = 0
         squares = np.square(exact, out=exact).sum(axis=0)
-        self.merge(count, mean, squares, len(values) - count)
-
-    def merge(
-        self, count: np.ndarray, mean: np.ndarray, squares: np.ndarray, missing: np.ndarray
-    ) -> None:
-        """Chan, Golub and LeVeque: M2 = M2a + M2b + d² na nb / n, d = mb - ma."""
-        total = np.maximum(self.count + count, 1)
+        # Chan, Golub and LeVeque: M2 = M2a + M2b + d² na nb / n, d = mb - ma
+        both = np.maximum(self.count + count, 1)
         gap = mean - self.mean
-        self.squares = self.squares + squares + gap**2 * self.count * count / total
-        self.mean = self.mean + gap * count / total
-        self.count, self.missing = self.count + count, self.missing + missing
+        self.squares = self.squares + squares + gap**2 * self.count * count / both
+        self.mean = self.mean + gap * count / both
+        self.count, self.missing = self.count + count, self.missing + (len(values) - count)
 
     @property
     def sd(self) -> np.ndarray:
@@ -74,9 +69,7 @@ class _Moments:
 
     def to_json(self) -> dict[str, list[float]]:
         """As lists, exactly."""
-        return {
-            name: getattr(self, name).tolist() for name in ("count", "mean", "squares", "missing")
-        }
+        return {name: values.tolist() for name, values in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> _Moments:
@@ -102,17 +95,19 @@ class Growing:
 
     def __enter__(self) -> Growing:
         state = _read_state(self.folder)
-        self.rows = state["rows"] if state else 0
-        self.moments = (
-            _Moments.from_json(state["moments"]) if state else _Moments.empty(self.shape[1])
-        )
-        header, row_bytes = self.header(), self.shape[1] * self.dtype.itemsize
+        self.rows, self.moments = 0, _Moments.empty(self.shape[1])
+        if state is not None:
+            self.rows, self.moments = state["rows"], _Moments.from_json(state["moments"])
+        path, header = self.folder / MATRIX, self.header()
+        row_bytes = self.shape[1] * self.dtype.itemsize
         with ExitStack() as stack:
             if state is None:
-                remove(self.folder / PROFILES)
-                (self.folder / PROFILES).write_bytes(header)
-            _reserve(self.folder / PROFILES, len(header) + self.shape[0] * row_bytes)
-            self.matrix = stack.enter_context(open(self.folder / PROFILES, "r+b"))
+                remove(path)
+                path.write_bytes(header)
+            self.matrix = stack.enter_context(open(path, "r+b"))
+            # a disk that is too small says so now, and writing is twice as fast
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(self.matrix.fileno(), 0, len(header) + self.shape[0] * row_bytes)
             # rows that were written after the last note are written again
             self.matrix.seek(len(header) + self.rows * row_bytes)
             self.norms = stack.enter_context(open(self.folder / _NORMS, "r+b" if state else "w+b"))
@@ -145,8 +140,8 @@ class Growing:
 
     def note(self) -> None:
         """Everything so far is handed over to the disk; only then is it said to be."""
-        for handle in (self.matrix, self.norms):
-            handle.flush()
+        self.matrix.flush()
+        self.norms.flush()
         state = {"rows": self.rows, "plan": self.plan, "moments": self.moments.to_json()}
         part = self.folder / f"{_STATE}.new"
         part.write_text(json.dumps(state))
@@ -160,14 +155,10 @@ class Growing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        try:
+        # where the disk is full, that is being said already, and the last note still holds
+        failed = kind is not None
+        with suppress(OSError) if failed else nullcontext(), self.stack:
             self.note()
-        except OSError:
-            if kind is None:
-                raise
-            # else the disk is full, which is being said already, and the last note still holds
-        finally:
-            _close_quietly(self.stack, quiet=kind is not None)
 
     @staticmethod
     def plan_of(folder: Path) -> dict[str, Any] | None:
@@ -192,31 +183,13 @@ class Growing:
             (folder / name).unlink(missing_ok=True)
 
 
-def _reserve(path: Path, size: int) -> None:
-    # a disk that is too small says so now, and writing is twice as fast
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        with open(path, "r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, size)
-
-
 def _read_state(folder: Path) -> dict[str, Any] | None:
     """How far an earlier run came; None where there was none, or its note or rows are broken."""
-    path = folder / _STATE
     try:
-        state = json.loads(path.read_text())
+        state = json.loads((folder / _STATE).read_text())
         # longer is no fault: rows follow the note until the next one
-        whole = (folder / _NORMS).stat().st_size >= 4 * state["rows"] and (
-            folder / PROFILES
-        ).is_file()
+        norms = (folder / _NORMS).stat().st_size
+        whole = norms >= 4 * state["rows"] and (folder / MATRIX).is_file()
     except (OSError, ValueError, KeyError):
         return None
     return state if whole else None
-
-
-def _close_quietly(files: ExitStack, *, quiet: bool) -> None:
-    """Close files, whose last bytes may not fit on a full disk."""
-    try:
-        files.close()
-    except OSError:
-        if not quiet:
-            raise

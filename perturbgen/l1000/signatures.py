@@ -11,7 +11,7 @@ import pandas as pd
 from scipy.stats import rankdata
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
-from perturbgen.l1000.fields import decode
+from perturbgen.l1000.schema import decode
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -1,7 +1,7 @@
 """From a trained run to a DE prediction: generate, fit among real wells, estimate, shrink.
 
-Then the run as one method among others: what it has seen, and a predictor made of it, which is
-fitted on labelled DE rows and predicts labelled DE rows.
+Then the run as one method among others: what it has seen, and a predictor that has the form of
+every other one, fitted on labelled DE rows and predicting labelled DE rows.
 """
 
 from __future__ import annotations

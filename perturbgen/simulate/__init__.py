@@ -1,7 +1,6 @@
 """The OP3 experiment with a known truth: in memory, or as the competition's own files."""
 
-from perturbgen.simulate.op3.baseline import fit_baseline
-from perturbgen.simulate.op3.counts import sample_nb_sparse
+from perturbgen.simulate.op3.cells import sample_nb_sparse
 from perturbgen.simulate.op3.experiment import (
     SimulatedExperiment,
     load_world,

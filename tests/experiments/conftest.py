@@ -20,7 +20,15 @@ Run = Callable[..., int]
 # Where the modules beside an experiment's run.py are found, which have tests of their own.
 sys.path += [
     str(EXPERIMENTS / name)
-    for name in ("bbbc021", "cell_painting", "cross_modal", "paired", "rxrx19a", "samplers")
+    for name in (
+        "bbbc021",
+        "cell_painting",
+        "cross_modal",
+        "op3_openproblems",
+        "paired",
+        "rxrx19a",
+        "samplers",
+    )
 ]
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, InputError
 from perturbgen.l1000 import GctxFile, extract
-from perturbgen.l1000.similarity import _cosine
+from perturbgen.l1000.connectivity import _cosine
 from perturbgen.simulate.screen import screen_anndata, screen_settings, write_screen
-from perturbgen.simulate.screen.plates import simulate_screen
+from perturbgen.simulate.screen.plates import _simulate_screen
 
 
 def auc(values: np.ndarray, labels: np.ndarray) -> float:
@@ -52,8 +52,8 @@ def test_the_files_are_those_of_cmap_and_extract_to_what_was_drawn(
         "plate",
         "well",
     ):
-        assert found.samples[column].tolist() == memory.obs[column].tolist(), column
-    np.testing.assert_allclose(found.samples["dose"], memory.obs["dose"])
+        assert found.meta[column].tolist() == memory.obs[column].tolist(), column
+    np.testing.assert_allclose(found.meta["dose"], memory.obs["dose"])
     truth = pd.read_csv(folder / "truth.tsv", sep="\t")
     np.testing.assert_allclose(truth["response"], memory.obs["true_response"])
     written = tomllib.loads((folder / "simulation.toml").read_text())
@@ -63,11 +63,11 @@ def test_the_files_are_those_of_cmap_and_extract_to_what_was_drawn(
 
 def test_one_seed_one_screen_and_plates_do_not_depend_on_each_other() -> None:
     settings = screen_settings("tiny")
-    _, plates = simulate_screen(settings, seed=1)
+    _, plates = _simulate_screen(settings, seed=1)
     first = next(plates)
-    _, again = simulate_screen(settings, seed=1)
+    _, again = _simulate_screen(settings, seed=1)
     np.testing.assert_array_equal(next(again).values, first.values)
-    _, other = simulate_screen(settings, seed=2)
+    _, other = _simulate_screen(settings, seed=2)
     assert not np.array_equal(next(other).values, first.values)
 
 

@@ -13,10 +13,9 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.console import show_table
-from perturbgen.core.errors import CountsError
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate import CELL_TYPES, World, build_world, fit_baseline, preset_settings
-from perturbgen.simulate.op3.baseline import _CellFit
+from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings
+from tests.simulate.cell_fit import CellFit, fit_baseline
 
 
 def released(world: World) -> pd.DataFrame:
@@ -146,7 +145,7 @@ def test_cells_fitted_to_kang_look_like_kang(real_data: Path, cell_type: str) ->
 @pytest.mark.data
 def test_default_dispersion_and_depth_are_within_what_kang_shows(real_data: Path) -> None:
     kang = ad.read_h5ad(real_data / "counts" / "kang_ifnb.h5ad")
-    fits: list[_CellFit] = []
+    fits: list[CellFit] = []
     for _, cells in kang.obs[kang.obs["group_id"] == "ctrl"].groupby(
         ["cluster_id", "sample_id"], observed=True
     ):
@@ -207,7 +206,7 @@ def test_fit_finds_the_parameters_that_cells_were_drawn_with() -> None:
     rng = np.random.default_rng(0)
     share = rng.dirichlet(np.full(200, 0.5))
     mean = share * 1500
-    true = _CellFit(share, 0.1 + 0.2 / np.maximum(mean, 0.05), np.log(1500.0), 0.3, 0.1, 0.2)
+    true = CellFit(share, 0.1 + 0.2 / np.maximum(mean, 0.05), np.log(1500.0), 0.3, 0.1, 0.2)
     found = fit_baseline(true.draw(4000, rng=rng))
     assert found.floor == pytest.approx(0.1, abs=0.03)
     assert found.slope == pytest.approx(0.2, abs=0.08)
@@ -215,12 +214,3 @@ def test_fit_finds_the_parameters_that_cells_were_drawn_with() -> None:
     much = mean > 5
     assert np.allclose(found.share[much], share[much], rtol=0.15)
     assert np.median(np.abs(np.log(found.dispersion[much] / true.dispersion[much]))) < 0.2
-
-
-def test_fit_refuses_empty_cells_and_too_few() -> None:
-    with pytest.raises(CountsError, match="cannot fit 3 cells"):
-        fit_baseline(sparse.csr_array(np.ones((3, 5), dtype=int)))
-    counts = np.ones((20, 5), dtype=int)
-    counts[4] = 0
-    with pytest.raises(CountsError, match="smallest with 0 counts"):
-        fit_baseline(sparse.csr_array(counts))

@@ -116,7 +116,7 @@ def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
     tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     obs = pd.read_csv(tiny_folder / "adata_obs_meta.csv", dtype={"obs_id": str})
-    assert tuple(obs.columns) == _OBS_COLUMNS
+    assert list(obs.columns) == _OBS_COLUMNS
     assert obs["obs_id"].is_unique
     assert obs["obs_id"].is_monotonic_increasing
     assert obs["obs_id"].str.fullmatch("[0-9a-f]{16}").all()
@@ -275,7 +275,7 @@ def test_a_failure_part_way_leaves_nothing(tmp_path: Path, monkeypatch: pytest.M
         (folder / "adata_train.parquet").write_text("half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(experiment_module, "write_competition", full_disk)
+    monkeypatch.setattr(experiment_module, "_write_competition", full_disk)
     with pytest.raises(StorageError, match="no space left"):
         simulate("tiny", seed=0, out=tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

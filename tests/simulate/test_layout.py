@@ -11,23 +11,17 @@ import pytest
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate import SimulationSettings
-from perturbgen.simulate.op3.layout import (
-    _CONTROLS,
-    _LIBRARY_PLATES,
-    Layout,
-    _invent_compounds,
-    make_layout,
-)
+from perturbgen.simulate.op3.layout import _CONTROLS, _LIBRARY_PLATES, Layout, _invent_compounds
 
 
 def invented(**plate: int) -> Layout:
     settings = SimulationSettings.model_validate({"plate": plate})
-    return make_layout(settings, rng=np.random.default_rng(0))
+    return Layout.draw(settings, rng=np.random.default_rng(0))
 
 
 def read_layout(folder: Path) -> Layout:
     settings = SimulationSettings.model_validate({"source": {"layout": str(folder)}})
-    return make_layout(settings, rng=np.random.default_rng(0))
+    return Layout.draw(settings, rng=np.random.default_rng(0))
 
 
 @pytest.fixture(scope="module")

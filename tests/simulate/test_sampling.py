@@ -8,7 +8,7 @@ from scipy import stats
 
 from perturbgen.simulate import sample_nb_sparse
 from perturbgen.simulate.op3.baseline import _probability_nonzero
-from perturbgen.simulate.op3.counts import _DENSE_ABOVE, Stream
+from perturbgen.simulate.op3.cells import _DENSE_ABOVE, Stream
 
 
 def chi_square_p(draws: np.ndarray, mean: float, r: float) -> float:

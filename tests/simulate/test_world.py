@@ -18,6 +18,7 @@ from perturbgen.simulate import (
     preset_settings,
     simulate,
 )
+from perturbgen.simulate.op3.cells import _balanced_factors, _balanced_poisson
 from perturbgen.simulate.op3.effects import (
     _deal_hazards,
     _deal_strengths,
@@ -25,7 +26,6 @@ from perturbgen.simulate.op3.effects import (
     _level_off,
     _unit_effects,
 )
-from perturbgen.simulate.op3.wells import _balanced_factors, _balanced_poisson
 
 
 def with_effects(**effects: float) -> SimulationSettings:

@@ -8,11 +8,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from perturbgen.core.config import Settings
+from perturbgen.core.config import Chance, Count, NonNegative, Settings, Share
 from perturbgen.core.errors import SchemaError, suggest
-from perturbgen.train.settings import Chance, Count, LoopSettings, LoopTraining, NonNegative
+from perturbgen.train.settings import LoopSettings, LoopTraining
 
-_Share = Annotated[float, Field(ge=0, le=1)]
 Statistics = Literal["running", "batch", "own"]
 
 
@@ -79,7 +78,7 @@ class AugmentSettings(Settings):
     offset: NonNegative = 0.0  # SD of what is added to a channel, in units of full brightness
     noise: NonNegative = 0.0  # SD of what is added to a pixel
     zoom: Chance = 0.0  # up to which share of its width an image loses before it is enlarged again
-    cutmix: _Share = 0.0  # how often a rectangle of another image of the batch lies in one
+    cutmix: Share = 0.0  # how often a rectangle of another image of the batch lies in one
 
 
 class ImageModelSettings(Settings):

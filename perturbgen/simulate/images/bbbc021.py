@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.files import atomic_path
-from perturbgen.images.bbbc021 import CHANNELS, IMAGES, MECHANISMS, PROFILES
+from perturbgen.images.bbbc021 import CHANNELS, IMAGE_COLUMNS, IMAGES, MECHANISMS, PROFILES
 
 _N = len(CHANNELS)
 _STRENGTH = (0.7, 1.0)  # of the first and the last concentration
@@ -57,9 +57,8 @@ def _treatment_looks(
         doses = sorted(part["concentration"].unique(), key=float)
         for dose in doses:
             strength = effect * _STRENGTH[0 if dose == doses[0] and len(doses) > 1 else 1]
-            looks[str(compound), str(dose)] = (
-                strength * (shared[moa] + own) if moa in shared else np.zeros(len(_SPREAD))
-            )
+            look = strength * (shared[moa] + own) if moa in shared else np.zeros(len(_SPREAD))
+            looks[str(compound), str(dose)] = look
     return looks
 
 
@@ -67,18 +66,14 @@ def _plate_stains(
     wells: pd.DataFrame, rng: np.random.Generator, *, spread: float
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Gain and ground (channels,) of each plate; plates of a week are alike."""
-    weeks = {
-        week: (rng.normal(0, spread, _N), 300 + 400 * rng.random(_N))
-        for week in wells["week"].unique()
-    }
-    plates = wells.drop_duplicates("plate")
-    return {
-        plate: (
-            np.exp(weeks[week][0] + rng.normal(0, spread / 2, _N)),
-            weeks[week][1] + 50 * rng.random(_N),
-        )
-        for plate, week in zip(plates["plate"], plates["week"], strict=True)
-    }
+    names = wells["week"].unique()
+    weeks = {name: (rng.normal(0, spread, _N), 300 + 400 * rng.random(_N)) for name in names}
+    stains = {}
+    for plate, week in dict(zip(wells["plate"], wells["week"], strict=True)).items():
+        stain, ground = weeks[week]
+        gain = np.exp(stain + rng.normal(0, spread / 2, _N))
+        stains[plate] = gain, ground + 50 * rng.random(_N)
+    return stains
 
 
 def _draw_cells(
@@ -139,11 +134,8 @@ class ImageLayout:
         return [f"Week{number}" for number in range(1, self.weeks + 1)]
 
 
-_SMALL = ImageLayout()
-
-
 def write_bbbc021(
-    root: str | Path, *, seed: int = 0, images: bool = True, layout: ImageLayout = _SMALL
+    root: str | Path, *, seed: int = 0, images: bool = True, layout: ImageLayout | None = None
 ) -> Path:
     """A folder with the image and mechanism tables, per-well profiles, and the images.
 
@@ -151,7 +143,7 @@ def write_bbbc021(
     neighbour of the same week is easier to find, so NSC is above NSCB. One well of each plate is
     UNKNOWN, and one compound has no mechanism.
     """
-    rng = np.random.default_rng(seed)
+    rng, layout = np.random.default_rng(seed), layout or ImageLayout()
     wells = _well_table(layout)
     with atomic_path(root) as part:
         part.mkdir()
@@ -210,14 +202,7 @@ def _image_table(wells: pd.DataFrame, rng: np.random.Generator, *, sites: int) -
                 name = f"{prefix}{well['well']}_s{site}_w{number}{guid}.tif"
                 row[f"Image_FileName_{channel}"] = name
                 row[f"Image_PathName_{channel}"] = f"{well['week']}/{well['plate']}"
-            row |= {
-                "Image_Metadata_Plate_DAPI": well["plate"],
-                "Image_Metadata_Well_DAPI": well["well"],
-                "Replicate": well["replicate"],
-                "Image_Metadata_Compound": well["compound"],
-                "Image_Metadata_Concentration": well["concentration"],
-            }
-            rows.append(row)
+            rows.append(row | {theirs: well[ours] for theirs, ours in IMAGE_COLUMNS.items()})
     return pd.DataFrame(rows)
 
 
@@ -270,9 +255,8 @@ def _write_images(
     for number, row in enumerate(table.to_dict("records")):
         plate, well = row["Image_Metadata_Plate_DAPI"], row["Image_Metadata_Well_DAPI"]
         label = labels.loc[(plate, well)]
-        stack = _draw_cells(
-            looks[label["compound"], label["concentration"]], rng, shape=layout.shape
-        )
+        look = looks[label["compound"], label["concentration"]]
+        stack = _draw_cells(look, rng, shape=layout.shape)
         if number in spoilt:
             stack = _spoil(stack, rng)
         gain, ground = stains[plate]
@@ -282,11 +266,7 @@ def _write_images(
             pixels = b + 6000 * g * image + 50 * rng.random(layout.shape)
             Image.fromarray(pixels.clip(0, 65535).astype(np.uint16)).save(path, format="TIFF")
     if spoilt:
-        keys = table.iloc[sorted(spoilt)]
+        keys = table.iloc[sorted(spoilt)].rename(columns=IMAGE_COLUMNS)
         site = keys["Image_FileName_DAPI"].str.extract(r"_s(\d)_w", expand=False)
-        listed = {
-            "plate": keys["Image_Metadata_Plate_DAPI"],
-            "well": keys["Image_Metadata_Well_DAPI"],
-            "site": site,
-        }
-        pd.DataFrame(listed).to_csv(root / "artefacts.csv", index=False)
+        listed = keys[["plate", "well"]].assign(site=site)
+        listed.to_csv(root / "artefacts.csv", index=False)

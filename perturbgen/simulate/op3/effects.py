@@ -1,6 +1,7 @@
 """What compounds do to expression and to survival: low-rank, shared in part, heavy-tailed.
 
-Real drug signatures (ranks only) as log-fold changes: the semi-real experiment.
+Invented, or in the semi-real experiment the log fold changes that real drug signatures (of which
+only ranks are published) may stand for.
 """
 
 from __future__ import annotations
@@ -43,22 +44,23 @@ class Effects:
     compounds: pd.DataFrame
     survival: pd.DataFrame
 
-
-def make_effects(
-    compounds: list[str],
-    genes: list[str],
-    settings: SimulationSettings,
-    signatures: _DrugSignatures | None,
-    *,
-    rng: np.random.Generator,
-) -> Effects:
-    """Effects of all compounds on all genes; real signatures replace invented ones where given."""
-    order = _concordance(signatures) if signatures else None
-    effects = _invent_effects(compounds, len(genes), settings, rng=rng, order=order)
-    if signatures:
-        effects = _apply_signatures(effects, signatures, genes, settings)
-    levelled = _level_off(effects.log2_fold_change, settings.effects.largest_change)
-    return replace(effects, log2_fold_change=levelled)
+    @classmethod
+    def draw(
+        cls,
+        compounds: list[str],
+        genes: list[str],
+        settings: SimulationSettings,
+        signatures: _DrugSignatures | None,
+        *,
+        rng: np.random.Generator,
+    ) -> Effects:
+        """Of all compounds on all genes; real signatures replace invented ones where given."""
+        order = _concordance(signatures) if signatures else None
+        effects = _invent_effects(compounds, len(genes), settings, rng=rng, order=order)
+        if signatures:
+            effects = _apply_signatures(effects, signatures, genes, settings)
+        levelled = _level_off(effects.log2_fold_change, settings.effects.largest_change)
+        return replace(effects, log2_fold_change=levelled)
 
 
 def _level_off(log2_fold_change: np.ndarray, largest: float) -> np.ndarray:
@@ -85,10 +87,9 @@ def _invent_effects(
     effects = np.zeros((len(CELL_TYPES), len(compounds), genes), dtype=np.float32)
     effects[:, [compounds.index(name) for name in active]] = active_effects
     survival, toxic = _deal_survival(strength, settings, rng=rng)
-    table = pd.DataFrame({"strength": strength, "mechanism": mechanism, "toxic": toxic}).reindex(
-        compounds
-    )
-    table = table.fillna({"strength": 0.0, "mechanism": -1}).astype({"mechanism": int})
+    table = pd.DataFrame({"strength": strength, "mechanism": mechanism, "toxic": toxic})
+    table = table.reindex(compounds).fillna({"strength": 0.0, "mechanism": -1})
+    table = table.astype({"mechanism": int})
     table["toxic"] = table["toxic"].eq(True)
     return Effects(effects, table, survival.reindex(columns=compounds, fill_value=1.0))
 
@@ -191,7 +192,7 @@ def _deal_survival(
     """
     toxic = strength.rank(pct=True, method="first") > 1 - settings.effects.toxic_fraction
     # positive controls are measured in every cell type, so that they must leave cells
-    toxic[[name for name in POSITIVE_CONTROLS if name in toxic.index]] = False
+    toxic &= ~toxic.index.isin(POSITIVE_CONTROLS)
     hazard = _deal_hazards(strength, toxic, settings, rng=rng)
     sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(strength))))
     alive = np.exp(-hazard.to_numpy() * sensitivity)
@@ -233,33 +234,29 @@ class _DrugSignatures:
 
 def read_drug_signatures(path: str | Path) -> _DrugSignatures:
     """Signatures from an NPZ with arrays Z, cells, drugs, genes."""
-    path = require_file(path, "signatures NPZ")
+    path, names = require_file(path, "signatures NPZ"), ("cells", "drugs", "genes")
     try:
         with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ("Z", "cells", "drugs", "genes") if name not in file.files]
+            missing = [name for name in ("Z", *names) if name not in file.files]
             if missing:
                 raise SchemaError(
                     f"{path} lacks {shorten(missing)}", expected="arrays Z, cells, drugs, genes"
                 )
-            labels = {
-                name: tuple(str(x) for x in file[name]) for name in ("cells", "drugs", "genes")
-            }
+            labels = {name: tuple(str(x) for x in file[name]) for name in names}
             z = file["Z"]
     except (BadZipFile, ValueError, OSError) as error:
         raise InputError(
             f"{path} is not a readable NPZ file: {error}", cause="a download that broke off"
         ) from None
-    expected = (len(labels["cells"]), len(labels["drugs"]), len(labels["genes"]))
+    expected = tuple(len(labels[name]) for name in names)
     if z.shape != expected or not np.isfinite(z).all():
         raise SchemaError(
             f"{path}: Z has shape {z.shape}, or holds NaN", expected=f"shape {expected}, finite"
         )
-    absent = sorted(set(_SOURCE.values()) - set(labels["cells"]))
+    wanted = sorted(set(_SOURCE.values()))
+    absent = [name for name in wanted if name not in labels["cells"]]
     if absent:
-        raise SchemaError(
-            f"{path} has no cells {shorten(absent)}",
-            expected=", ".join(sorted(set(_SOURCE.values()))),
-        )
+        raise SchemaError(f"{path} has no cells {shorten(absent)}", expected=", ".join(wanted))
     return _DrugSignatures(z=z, **labels)
 
 
@@ -304,16 +301,14 @@ def _apply_signatures(
             expected="the same compound and gene names",
             fix="give --layout (real compound names) and --baseline (real gene names) too",
         )
-    smooth = _denoise(signatures.z, settings.effects.signature_rank)[
-        ..., [gene_at[genes[i]] for i in columns]
-    ]
+    smooth = _denoise(signatures.z, settings.effects.signature_rank)
+    smooth = smooth[..., [gene_at[genes[i]] for i in columns]]
     smooth = smooth[:, [signatures.drugs.index(name) for name in drugs]]
     here = np.ix_([compounds.index(name) for name in drugs], columns)
     changed = effects.log2_fold_change.copy()
     for i, cell_type in enumerate(CELL_TYPES):
-        unit = _heavy_tailed(
-            smooth[signatures.cells.index(_SOURCE[cell_type])], settings.effects.tail_df
-        )
+        source = smooth[signatures.cells.index(_SOURCE[cell_type])]
+        unit = _heavy_tailed(source, settings.effects.tail_df)
         changed[i][here] = unit * changed[i][here].std(axis=1, keepdims=True)
     table = effects.compounds.assign(real_signature=effects.compounds.index.isin(drugs))
     return Effects(changed, table, effects.survival)

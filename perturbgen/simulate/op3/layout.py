@@ -35,20 +35,8 @@ _LIBRARY_PLATES: Final = (("plate_0", "plate_4", "plate_5"), ("plate_2", "plate_
 _DOSE: Final = 1.0
 _VEHICLE_DOSE: Final = 14.1
 
-_ACYLS: Final = (
-    "C",
-    "CC",
-    "CCC",
-    "CC(C)",
-    "CCCC",
-    "CC(C)C",
-    "C1CC1",
-    "C1CCC1",
-    "C1CCCC1",
-    "COC",
-    "FC",
-    "CSC",
-)
+_ALKYLS: Final = ("C", "CC", "CCC", "CC(C)", "CCCC", "CC(C)C", "C1CC1", "C1CCC1", "C1CCCC1")
+_ACYLS: Final = (*_ALKYLS, "COC", "FC", "CSC")
 _ARYLS: Final = ("c1ccc({})cc1", "c1cccc({})c1", "c1ccccc1{}", "c1ccc({})nc1", "c1ccc({})c(C)c1")
 _TAILS: Final = ("F", "Cl", "Br", "OC", "C#N", "C(F)(F)F", "S(C)(=O)=O", "N1CCOCC1")
 
@@ -75,12 +63,12 @@ class Layout:
     cells_per_well: pd.Series | None = None
     vehicle: str = VEHICLE
 
-
-def make_layout(settings: SimulationSettings, *, rng: np.random.Generator) -> Layout:
-    """The real layout, where a folder is given, else an invented one."""
-    if settings.source.layout:
-        return _read_layout(settings.source.layout, rng=rng)
-    return _invent_layout(settings, rng=rng)
+    @classmethod
+    def draw(cls, settings: SimulationSettings, *, rng: np.random.Generator) -> Layout:
+        """The real layout, where a folder is given, else an invented one."""
+        if settings.source.layout:
+            return _read_layout(settings.source.layout, rng=rng)
+        return _invent_layout(settings, rng=rng)
 
 
 def _invent_layout(settings: SimulationSettings, *, rng: np.random.Generator) -> Layout:
@@ -100,10 +88,8 @@ def _invent_layout(settings: SimulationSettings, *, rng: np.random.Generator) ->
     names = [name for name in compounds.index if name not in _CONTROLS]
     shuffled = [names[i] for i in rng.permutation(len(names))]
     libraries = (shuffled[:per_library], shuffled[per_library:])
-    wells = pd.concat(
-        [_place_library(i, libraries[i], rows=plate.rows, rng=rng) for i in range(2)],
-        ignore_index=True,
-    )
+    placed = [_place_library(i, libraries[i], rows=plate.rows, rng=rng) for i in range(2)]
+    wells = pd.concat(placed, ignore_index=True)
     wells["lost"] = _choose_lost(wells, plate.lost_wells, rng=rng)
     known = rng.choice(names, size=plate.known_compounds, replace=False)
     return Layout(
@@ -139,14 +125,9 @@ def _place_library(
 ) -> pd.DataFrame:
     """The wells of a library's three plates: a compound's position is the same on each of them."""
     columns = range(_CONTROL_COLUMNS + 1, _CONTROL_COLUMNS + 1 + len(names) // rows)
-    controls = _place_controls(_ROWS[:rows], rng=rng)
-    compounds = [
-        (letter, column, name)
-        for (letter, column), name in zip(product(_ROWS[:rows], columns), names, strict=True)
-    ]
-    return _repeat_on_plates(
-        number, pd.DataFrame([*controls, *compounds], columns=["row", "col", "sm_name"])
-    )
+    places = zip(product(_ROWS[:rows], columns), names, strict=True)
+    compounds = [(letter, column, name) for (letter, column), name in places]
+    return _repeat_on_plates(number, [*_place_controls(_ROWS[:rows], rng=rng), *compounds])
 
 
 def _place_controls(rows: str, *, rng: np.random.Generator) -> list[tuple[str, int, str]]:
@@ -158,9 +139,9 @@ def _place_controls(rows: str, *, rng: np.random.Generator) -> list[tuple[str, i
     ]
 
 
-def _repeat_on_plates(number: int, positions: pd.DataFrame) -> pd.DataFrame:
-    """A library's positions (row, col, sm_name) on its three plates, one for each donor."""
-    plates = []
+def _repeat_on_plates(number: int, places: list[tuple[str, int, str]]) -> pd.DataFrame:
+    """A library's (row, column, name) on its three plates, one for each donor."""
+    positions, plates = pd.DataFrame(places, columns=["row", "col", "sm_name"]), []
     for donor, plate in zip(DONORS, _LIBRARY_PLATES[number], strict=True):
         wells = positions.sort_values(["row", "col"]).assign(plate_name=plate, donor_id=donor)
         wells["well"] = wells["row"] + wells["col"].astype(str)
@@ -234,14 +215,10 @@ def _read_genes(path: Path) -> pd.Index:
 def _read_metadata(folder: Path, name: str) -> pd.DataFrame:
     """One of the metadata tables, whole, with its columns and a value in each."""
     path, columns = require_file(folder / _FILES[name], name), _COLUMNS[name]
-    table = read_frame(
-        path, columns=columns, text=[column for column in columns if column in _TEXT]
-    )
+    table = read_frame(path, columns=columns, text=[name for name in columns if name in _TEXT])
     require_values(table, columns, "sm_name", path)
-    if _KEYS.get(name):
-        require_unique(
-            table[list(_KEYS[name])].agg(" | ".join, axis=1), " | ".join(_KEYS[name]), path
-        )
+    if key := list(_KEYS.get(name, [])):
+        require_unique(table[key].agg(" | ".join, axis=1), " | ".join(key), path)
     return table
 
 
@@ -297,22 +274,15 @@ def _real_wells(
     unplaced = [unplaced[i] for i in rng.permutation(len(unplaced))]
     libraries = []
     for number, plates in enumerate(_LIBRARY_PLATES):
-        seen = (
-            named[named["plate_name"].isin(plates)]
-            .drop_duplicates("sm_name")
-            .set_index("sm_name")["well"]
-        )
-        free = sorted(
-            {f"{row}{column}" for row in _ROWS for column in _COMPOUND_COLUMNS} - set(seen)
-        )
+        here = named[named["plate_name"].isin(plates)].drop_duplicates("sm_name")
+        seen = here.set_index("sm_name")["well"]
+        free = sorted({f"{row}{col}" for row in _ROWS for col in _COMPOUND_COLUMNS} - set(seen))
         added, unplaced = unplaced[: len(free)], unplaced[len(free) :]
         wells: dict[str, str] = dict(zip(seen.index, seen, strict=True))
         wells.update(zip(added, free, strict=False))
         compounds_at = [(well[0], int(well[1:]), name) for name, well in wells.items()]
-        positions = [*_place_controls(_ROWS, rng=rng), *compounds_at]
-        libraries.append(
-            _repeat_on_plates(number, pd.DataFrame(positions, columns=["row", "col", "sm_name"]))
-        )
+        controls_at = _place_controls(_ROWS, rng=rng)
+        libraries.append(_repeat_on_plates(number, [*controls_at, *compounds_at]))
     if unplaced:
         raise SchemaError(
             f"{_FILES['wells']}: no free well for {shorten(unplaced)}",

@@ -19,36 +19,22 @@ from scipy import sparse
 
 from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
-from perturbgen.simulate.op3.counts import Stream, sample_nb_sparse
-from perturbgen.simulate.op3.effects import Effects, make_effects, read_drug_signatures
-from perturbgen.simulate.op3.layout import Layout, make_layout
+from perturbgen.simulate.op3.cells import Noise, Stream, count_cells, mean_depths, sample_nb_sparse
+from perturbgen.simulate.op3.effects import Effects, read_drug_signatures
+from perturbgen.simulate.op3.layout import Layout
 from perturbgen.simulate.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
     WITHHELD_TYPES,
     SimulationSettings,
 )
-from perturbgen.simulate.op3.wells import Noise, count_cells, mean_depths
 
 _log = logging.getLogger(__name__)
 
-_OBS_COLUMNS: Final = (
-    "obs_id",
-    "library_id",
-    "plate_name",
-    "well",
-    "row",
-    "col",
-    "cell_id",
-    "donor_id",
-    "cell_type",
-    "sm_lincs_id",
-    "sm_name",
-    "SMILES",
-    "dose_uM",
-    "timepoint_hr",
-    "control",
-)
+# The competition's columns of a cell: where it is, and what was done to it.
+_PLACE: Final = ("library_id", "plate_name", "well", "row", "col", "cell_id", "donor_id")
+_TREATMENT: Final = ("sm_lincs_id", "sm_name", "SMILES", "dose_uM", "timepoint_hr", "control")
+_OBS_COLUMNS: Final = ["obs_id", *_PLACE, "cell_type", *_TREATMENT]
 # The steps of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers: no two ids are
 # equal, and their order tells nothing of the cells.
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
@@ -132,17 +118,13 @@ class World:
     def group_share(self, group: int) -> np.ndarray:
         """Relative expression (genes,) in a well and cell type, before what varies by chance."""
         row = self.groups.iloc[group]
-        noise, i = self.noise, CELL_TYPES.index(row["cell_type"])
-        log_effect = (
-            noise.donor[row["donor_id"]][i]
-            + noise.plate[row["plate_name"]]
-            + noise.library[row["library_id"]]
-        )
-        own = _normalised(
-            self.expected_share(row["cell_type"], row["sm_name"]) * np.exp(log_effect)
-        )
-        ambient = float(noise.ambient_share[row["library_id"]])
-        return (1 - ambient) * own + ambient * noise.ambient[row["library_id"]]
+        noise, library = self.noise, row["library_id"]
+        donor = noise.donor[row["donor_id"]][CELL_TYPES.index(row["cell_type"])]
+        log_effect = donor + noise.plate[row["plate_name"]] + noise.library[library]
+        expected = self.expected_share(row["cell_type"], row["sm_name"])
+        own = _normalised(expected * np.exp(log_effect))
+        ambient = float(noise.ambient_share[library])
+        return (1 - ambient) * own + ambient * noise.ambient[library]
 
     def draw(
         self, group: int, *, replicate: int = 0, n_cells: int | None = None
@@ -151,10 +133,8 @@ class World:
         row = self.groups.iloc[group]
         n = int(row["n_cells"]) if n_cells is None else n_cells
         rng = Stream.COUNTS.rng(self.seed, group, replicate)
-        share = self.group_share(group)
-        share = _normalised(
-            share * np.exp(rng.normal(0, self.settings.expression.well_log_sd, len(share)))
-        )
+        share, log_sd = self.group_share(group), self.settings.expression.well_log_sd
+        share = _normalised(share * np.exp(rng.normal(0, log_sd, len(share))))
         size = row["depth"] * self._cell_factors(n, rng=rng)
         return sample_nb_sparse(rng, size=size, share=share, r=self.r)
 
@@ -206,7 +186,7 @@ class World:
         """What all cells of a group have in common, one row a group."""
         table = self.groups.join(self.layout.compounds, on="sm_name")
         table = table.assign(cell_id="PBMC", timepoint_hr=24)
-        return table[[name for name in _OBS_COLUMNS if name != "obs_id"]]
+        return table[_OBS_COLUMNS[1:]]
 
     def competition_obs(self, *, withheld: bool) -> pd.DataFrame:
         """The released or the withheld cells in the competition's columns, in the order drawn."""
@@ -215,7 +195,7 @@ class World:
         obs = self._group_obs().iloc[np.repeat(chosen, counts[chosen])].reset_index(drop=True)
         ids = [self._cell_ids(int(first[group]), int(counts[group])) for group in chosen]
         obs.insert(0, "obs_id", [name for part in ids for name in part])
-        return obs[list(_OBS_COLUMNS)]
+        return obs[_OBS_COLUMNS]
 
     def obs(self, *, withheld: bool) -> pd.DataFrame:
         """As :meth:`competition_obs`, indexed by ``obs_id``, with our columns added."""
@@ -240,17 +220,15 @@ class World:
         index = pd.MultiIndex.from_product([CELL_TYPES, self.effects.compounds.index])
         table = index.to_frame(index=False, name=CONDITION_KEY)
         alive = self.groups[self.groups["n_cells"] > 0].groupby(CONDITION_KEY)
-        donors = alive["donor_id"].nunique().rename("n_donors")
-        survival = self.effects.survival.rename_axis(index="cell_type", columns="sm_name").stack()
-        parts = (
+        for part in (
             alive["n_cells"].sum(),
-            donors,
+            alive["donor_id"].nunique().rename("n_donors"),
             self.groups.groupby(CONDITION_KEY)["withheld"].first(),
-        )
-        for part in parts:
+        ):
             table = table.join(part, on=CONDITION_KEY)
         table = table.fillna({"n_cells": 0, "n_donors": 0})
         table = table.join(self.effects.compounds, on="sm_name")
+        survival = self.effects.survival.rename_axis(index="cell_type", columns="sm_name").stack()
         table = table.join(pd.Series(survival, name="survival"), on=CONDITION_KEY)
         about = self.layout.compounds[["sm_lincs_id", "SMILES", "control"]]
         table = table.join(about, on="sm_name")
@@ -306,14 +284,13 @@ def _normalised(values: np.ndarray) -> np.ndarray:
 
 def _with_our_columns(obs: pd.DataFrame) -> pd.DataFrame:
     obs = obs.set_index("obs_id")
-    return obs.assign(
-        **{ours: obs[theirs] for theirs, ours in KAGGLE_COLUMNS.items() if theirs != ours}
-    )
+    renamed = {theirs: ours for theirs, ours in KAGGLE_COLUMNS.items() if theirs != ours}
+    return obs.assign(**{ours: obs[theirs] for theirs, ours in renamed.items()})
 
 
 def build_world(settings: SimulationSettings, *, seed: int) -> World:
     """Decide everything but the counts."""
-    layout = make_layout(settings, rng=Stream.LAYOUT.rng(seed))
+    layout = Layout.draw(settings, rng=Stream.LAYOUT.rng(seed))
     settings = _agree_with_layout(settings, layout)
     path = settings.source.signatures
     signatures = read_drug_signatures(path) if path else None
@@ -324,7 +301,7 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
         rng=Stream.BASELINE.rng(seed),
     )
     genes = list(share.columns)
-    effects = make_effects(
+    effects = Effects.draw(
         list(layout.compounds.index), genes, settings, signatures, rng=Stream.EFFECTS.rng(seed)
     )
     groups = count_cells(layout, effects.survival, settings, seed=seed)

@@ -1,37 +1,171 @@
-"""A simulated L1000 screen: its truth, and its plates as level-3 expression and level-4 z-scores.
+"""A simulated L1000 screen, plate by plate: level-4 z-scores in memory, or as files.
 
-The one non-linear thing: of a gated mechanism, cells of state -1 show the inverse of what cells of
-state +1 show. The state is to be seen in a programme of its own, so no linear map and no cosine can
-undo it, while a function of both can.
+The files are a GCTX, the tables of GEO or of LINCS2020, and the truth.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import product
-from typing import Final
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.l1000 import landmarks, robust_z
-from perturbgen.profiles.linear import unit
-from perturbgen.simulate.screen.settings import WELLS, ScreenSettings
+from perturbgen.core.console import progress
+from perturbgen.core.errors import InputError
+from perturbgen.core.files import atomic_path, disk_errors, require_writable
+from perturbgen.l1000 import GctxWriter, robust_z, unify
+from perturbgen.simulate.screen.world import WELLS, ScreenSettings, ScreenWorld
 
-# Landmarks that an inferred gene is a mean of.
-_PARENTS: Final = 4
+if TYPE_CHECKING:
+    from anndata import AnnData
+
 _HILL: Final = 1.2
 _ROWS, _COLUMNS = 16, 24
-BATCH: Final = "B19"
-_POSITIVE: Final = (
-    "bortezomib",
-    "vorinostat",
-    "geldanamycin",
-    "mitoxantrone",
-    "radicicol",
-    "withaferin-a",
-)
+_BATCH: Final = "B19"
+_TABLES: Final = {
+    "geo": {"samples": "inst_info.txt", "genes": "gene_info.txt", "perturbagens": "pert_info.txt"},
+    "lincs2020": {
+        "samples": "instinfo_beta.txt",
+        "genes": "geneinfo_beta.txt",
+        "perturbagens": "compoundinfo_beta.txt",
+    },
+}
+_TO_2020: Final = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id": "cell_iname"}
+_SETTINGS: Final = "simulation.toml"
+
+
+def screen_anndata(settings: ScreenSettings, *, seed: int) -> AnnData:
+    """A screen in memory, samples x genes, in our words.
+
+    obs has its mechanisms and the truth (``true_...``).
+    """
+    import anndata
+
+    world, plates = _simulate_screen(settings, seed=seed)
+    drawn = list(plates)
+    info = pd.concat([plate.info for plate in drawn])
+    truth = pd.concat([plate.truth for plate in drawn]).add_prefix("true_")
+    moas = world.compounds.set_index("pert_id")["moa"]
+    obs = unify(info.assign(moa=info["pert_id"].map(moas))).join(truth)
+    var = world.genes_in_file.set_index("gene_id").rename_axis(None)
+    values = np.concatenate([plate.values for plate in drawn])
+    uns = {"state_programme": world.state.astype(np.float32)}
+    return anndata.AnnData(
+        values, obs=obs.rename_axis(None), var=var.drop(columns="place"), uns=uns
+    )
+
+
+def write_screen(
+    settings: ScreenSettings, out: str | Path, *, seed: int, force: bool = False
+) -> Path:
+    """Write a screen of any size into a folder, which appears when it is complete.
+
+    It holds the matrix, the tables of samples, genes and perturbagens, ``truth.tsv`` (one row a
+    sample), ``truth.npz`` (effects and the state's programme over the landmarks) and
+    ``simulation.toml``.
+    """
+    out = Path(out)
+    require_writable(out)
+    is_screen = (out / _SETTINGS).is_file()
+    in_the_way = out.exists() and (not out.is_dir() or any(out.iterdir()))
+    if in_the_way and not (force and is_screen):
+        raise InputError(
+            f"{out} exists{'' if is_screen else ' and is no simulated screen'}",
+            expected="a new folder",
+            fix="--force replaces a simulated screen" if is_screen else "choose another folder",
+        )
+    with atomic_path(out) as part, disk_errors(out):
+        part.mkdir()
+        world = _write_plates(part, settings, seed=seed)
+        _write_world(part, settings, world)
+        # beside the seed all settings lie one table deeper
+        tables = settings.to_toml().replace("\n[", "\n[settings.")
+        tables = tables.replace("\n[settings.[", "\n[settings.")
+        (part / _SETTINGS).write_text(f"seed = {seed}\n\n[settings]\n{tables}")
+    return out
+
+
+def _write_plates(part: Path, settings: ScreenSettings, *, seed: int) -> ScreenWorld:
+    """The matrix and the tables of samples, a plate at a time: memory stays that of a plate."""
+    world, plates = _simulate_screen(settings, seed=seed)
+    var = pd.DataFrame(index=pd.Index(world.genes_in_file["gene_id"], dtype=object))
+    # as CMap calls it, but for the number of samples
+    kind = "ZSPCQNORM" if settings.genes == settings.landmarks else "ZSPCINF"
+    matrix = part / f"SIM_Level4_{kind}_x{settings.genes}.gctx"
+    written = settings.plates * WELLS
+    with ExitStack() as stack:
+        samples, truth = (
+            stack.enter_context(open(part / name, "w", encoding="utf-8", newline="\n"))
+            for name in (_TABLES[settings.names]["samples"], "truth.tsv")
+        )
+        writer = stack.enter_context(
+            GctxWriter(
+                matrix, var, samples=written, compression=settings.compression, source="simulated"
+            )
+        )
+        tick = stack.enter_context(progress("plates", settings.plates))
+        for plate in plates:
+            writer.append(plate.values, pd.DataFrame(index=plate.info.index))
+            _append_table(samples, _in_words(plate.info, settings.names))
+            _append_table(truth, plate.truth.reset_index())
+            tick()
+    return world
+
+
+def _append_table(handle: IO[str], table: pd.DataFrame) -> None:
+    """Add rows to a tab-separated file, with a header before the first."""
+    table.to_csv(handle, sep="\t", index=False, header=handle.tell() == 0, lineterminator="\n")
+
+
+def _in_words(info: pd.DataFrame, names: str) -> pd.DataFrame:
+    """The table of samples in GEO's or in LINCS2020's columns."""
+    table = info.reset_index()
+    if names == "geo":
+        return table
+    missing = table["pert_dose"] == -666
+    return table.rename(columns=_TO_2020).assign(
+        bead_batch=_BATCH,
+        det_plate=table["rna_plate"] + f"_{_BATCH}",
+        det_well=table["rna_well"],
+        pert_idose=np.where(missing, "", table["pert_dose"].map("{:g} uM".format)),
+        pert_itime=table["pert_time"] + " h",
+        pert_dose=np.where(missing, "", table["pert_dose"].astype(str)),
+        pert_dose_unit=np.where(missing, "", "uM"),
+        qc_pass=1,
+    )
+
+
+def _write_world(part: Path, settings: ScreenSettings, world: ScreenWorld) -> None:
+    """The tables of genes and perturbagens, and the truth of them."""
+    names, genes, compounds = _TABLES[settings.names], world.genes_in_file, world.compounds
+    if settings.names == "geo":
+        lm = genes["landmark"].astype(int)
+        table = pd.DataFrame(
+            {"pr_gene_id": genes["gene_id"], "pr_gene_symbol": genes["gene_symbol"]}
+        )
+        table = table.assign(pr_gene_title="-666", pr_is_lm=lm, pr_is_bing=lm)
+        drugs = compounds[["pert_id", "name", "pert_type", "moa"]].rename(
+            columns={"name": "pert_iname"}
+        )
+    else:
+        space = np.where(genes["landmark"], "landmark", "inferred")
+        table = genes[["gene_id", "gene_symbol"]].assign(feature_space=space)
+        drugs = compounds[["pert_id", "name", "moa"]].rename(columns={"name": "cmap_name"})
+    table.to_csv(part / names["genes"], sep="\t", index=False, lineterminator="\n")
+    drugs.to_csv(part / names["perturbagens"], sep="\t", index=False, lineterminator="\n")
+    np.savez_compressed(
+        part / "truth.npz",
+        pert_id=compounds["pert_id"].to_numpy(str),
+        gated=compounds["gated"].to_numpy(),
+        effects=(world.effects @ world.pathways).astype(np.float32),
+        state=world.state.astype(np.float32),
+        gene_id=world.genes["gene_id"].to_numpy(str)[: settings.landmarks],
+    )
 
 
 @dataclass(frozen=True)
@@ -43,8 +177,7 @@ class _Plate:
     truth: pd.DataFrame
 
 
-@dataclass(frozen=True)
-class _Treatment:
+class _Treatment(NamedTuple):
     """Which plate this is."""
 
     map: int
@@ -53,158 +186,22 @@ class _Treatment:
     replicate: int
 
 
-@dataclass(frozen=True)
-class ScreenWorld:
-    """All that is fixed before the first plate.
-
-    ``pathways`` (pathways, landmarks) have rows of length sqrt(landmarks), so that an effect of
-    size 1 in pathway space moves a typical gene by about its noise; ``effects`` (compounds,
-    pathways) are at full response; ``sensitivity`` is (cell lines, mechanisms); ``state`` and
-    ``nuisance`` are directions of landmarks.
-    """
-
-    genes: pd.DataFrame
-    compounds: pd.DataFrame
-    pathways: np.ndarray
-    effects: np.ndarray
-    sensitivity: np.ndarray
-    baseline: np.ndarray
-    gene_sd: np.ndarray
-    state: np.ndarray
-    nuisance: np.ndarray
-    edge: np.ndarray
-    parents: np.ndarray
-    parent_weights: np.ndarray
-
-    @property
-    def genes_in_file(self) -> pd.DataFrame:
-        """The genes as the matrix has them."""
-        return self.genes.sort_values("place").reset_index(drop=True)
-
-
-def simulate_screen(settings: ScreenSettings, *, seed: int) -> tuple[ScreenWorld, Iterator[_Plate]]:
+def _simulate_screen(
+    settings: ScreenSettings, *, seed: int
+) -> tuple[ScreenWorld, Iterator[_Plate]]:
     """The world of a screen, and its plates one at a time, replicates next to each other."""
     design = settings.design
     # a stream of its own for each plate: what it holds does not depend on the others
     world_seed, *plate_seeds = np.random.SeedSequence(seed).spawn(1 + settings.plates)
-    world = _build_screen(settings, np.random.default_rng(world_seed))
+    world = ScreenWorld.draw(settings, np.random.default_rng(world_seed))
     layout_rng = np.random.default_rng(np.random.SeedSequence([seed, 1]))
     wells = [layout_rng.permutation(WELLS) for _ in range(design.maps)]
-    treatments = (
-        _Treatment(*about)
-        for about in product(
-            range(design.maps),
-            range(len(design.cell_lines)),
-            design.hours,
-            range(design.replicates),
-        )
-    )
+    lines, replicates = range(len(design.cell_lines)), range(design.replicates)
+    about = product(range(design.maps), lines, design.hours, replicates)
     return world, (
         _draw_plate(world, settings, wells[plate.map], plate, np.random.default_rng(plate_seed))
-        for plate, plate_seed in zip(treatments, plate_seeds, strict=True)
+        for plate, plate_seed in zip(map(_Treatment._make, about), plate_seeds, strict=True)
     )
-
-
-def _build_screen(settings: ScreenSettings, rng: np.random.Generator) -> ScreenWorld:
-    """Draw a world; the order of the draws decides every number."""
-    biology, noise, genes = settings.biology, settings.noise, settings.landmarks
-    extra, lines = settings.genes - genes, len(settings.design.cell_lines)
-    mechanisms = unit(_sparse_normal((biology.mechanisms, biology.pathways), 0.25, rng))
-    compounds = _draw_compounds(settings, rng)
-    baseline = rng.normal(8, 2, genes) + rng.normal(0, 1, (lines, genes))
-    return ScreenWorld(
-        genes=_gene_table(settings, rng),
-        compounds=compounds,
-        pathways=_directions((biology.pathways, genes), 0.2, rng),
-        effects=_compound_effects(compounds, mechanisms, biology.own_share, rng),
-        sensitivity=np.exp(rng.normal(0, biology.line_sd, (lines, biology.mechanisms))),
-        baseline=np.clip(baseline, 3.5, 14.5),
-        gene_sd=noise.gene_sd * np.exp(rng.normal(0, 0.3, genes)),
-        state=_directions((1, genes), 0.15, rng)[0],
-        nuisance=_directions((noise.nuisance_rank, genes), 0.5, rng),
-        edge=_directions((3, genes), 0.5, rng),
-        parents=rng.integers(genes, size=(_PARENTS, extra)),
-        parent_weights=rng.normal(0, 1 / np.sqrt(_PARENTS), (_PARENTS, extra)).astype(np.float32),
-    )
-
-
-def _sparse_normal(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Normal numbers, all but a share of them zero, at least one in every row not."""
-    values = rng.normal(size=shape)
-    keep = rng.random(shape) < share
-    keep[np.arange(shape[0]), rng.integers(shape[1], size=shape[0])] = True
-    return values * keep
-
-
-def _directions(shape: tuple[int, int], share: float, rng: np.random.Generator) -> np.ndarray:
-    """Sparse directions over genes whose mean square is 1."""
-    return (
-        unit(_sparse_normal(shape, share, rng)) * np.sqrt(shape[1]) if shape[0] else np.zeros(shape)
-    )
-
-
-def _gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
-    """Real landmarks first, then made-up inferred genes; ``place`` is where the file has them."""
-    known = landmarks().iloc[: settings.landmarks]
-    extra = [str(9_000_001 + i) for i in range(settings.genes - len(known))]
-    table = pd.DataFrame(
-        {
-            "gene_id": [*known["gene_id"], *extra],
-            "gene_symbol": [
-                *known["gene_symbol"],
-                *(f"INFERRED{i + 1}" for i in range(len(extra))),
-            ],
-            "landmark": [True] * len(known) + [False] * len(extra),
-        }
-    )
-    places = rng.permutation(len(table)) if settings.shuffled_genes else np.arange(len(table))
-    return table.assign(place=places)
-
-
-def _draw_compounds(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
-    """The library, positive controls and hairpins: id, name, mechanism, potency, strength."""
-    design, biology = settings.design, settings.biology
-    total = design.compounds + design.positive_controls + design.genetic
-    numbers = rng.choice(90_000_000, total, replace=False) + 10_000_000
-    gated = np.arange(biology.mechanisms) < round(biology.gated_share * biology.mechanisms)
-    mechanism = np.arange(total) % biology.mechanisms
-    # hairpins come last: the places of compounds and positive controls do not depend on them
-    genetic = np.arange(total) >= total - design.genetic
-    positive = (np.arange(total) >= design.compounds) & ~genetic
-    positive_names = [
-        _POSITIVE[i] if i < len(_POSITIVE) else f"poscon-{i + 1}"
-        for i in range(design.positive_controls)
-    ]
-    return pd.DataFrame(
-        {
-            "pert_id": [
-                f"TRCN{n:010d}" if hairpin else f"BRD-K{n:08d}"
-                for n, hairpin in zip(numbers, genetic, strict=True)
-            ],
-            "name": [
-                *(f"compound-{i + 1}" for i in range(design.compounds)),
-                *positive_names,
-                *(f"hairpin-{i + 1}" for i in range(design.genetic)),
-            ],
-            "pert_type": np.select([positive, genetic], ["trt_poscon", "trt_sh"], "trt_cp"),
-            "mechanism": mechanism,
-            "moa": [f"mechanism {k + 1}{' (state-gated)' if gated[k] else ''}" for k in mechanism],
-            "gated": gated[mechanism] & ~positive,
-            "log10_ec50": rng.normal(0, biology.potency_log_sd, total),
-            "strength": biology.strength
-            * np.exp(rng.normal(0, biology.strength_log_sd, total))
-            * (1 + positive),
-        }
-    )
-
-
-def _compound_effects(
-    compounds: pd.DataFrame, mechanisms: np.ndarray, own_share: float, rng: np.random.Generator
-) -> np.ndarray:
-    """Effects at full response (compounds, pathways): the mechanism's and the compound's own."""
-    own = unit(_sparse_normal((len(compounds), mechanisms.shape[1]), 0.25, rng))
-    mixed = np.sqrt(1 - own_share) * mechanisms[compounds["mechanism"]] + np.sqrt(own_share) * own
-    return unit(mixed) * compounds["strength"].to_numpy()[:, None]
 
 
 def _draw_plate(
@@ -226,16 +223,14 @@ def _draw_plate(
     noise = _well_noise(world, settings, wells, rng)
     shift = latent @ world.pathways + settings.biology.state * state[:, None] * world.state
     expression = world.baseline[plate.line] + world.gene_sd * (shift + noise)
-    order_by_well = np.argsort(wells)
-    z = robust_z(_with_inferred(expression, world, settings, rng)[order_by_well])
+    by_well = np.argsort(wells)
+    z = robust_z(_with_inferred(expression, world, settings, rng)[by_well])
     values = np.empty(z.shape, np.float32)
     values[:, world.genes["place"].to_numpy()] = z
-    info = _well_info(world, settings, plate, compound, dose, wells).iloc[order_by_well]
-    truth = pd.DataFrame(
-        {"response": response, "state": np.sign(state), "gated": gated},
-        index=info.index[np.argsort(order_by_well)],
-    )
-    return _Plate(values, info, truth.loc[info.index])
+    info = _well_info(world, settings, plate, compound, dose, wells)
+    truth = {"response": response, "state": np.sign(state), "gated": gated}
+    known = pd.DataFrame(truth, index=info.index)
+    return _Plate(values, info.iloc[by_well], known.iloc[by_well])
 
 
 def _contents(settings: ScreenSettings, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -245,10 +240,9 @@ def _contents(settings: ScreenSettings, number: int) -> tuple[np.ndarray, np.nda
     library = np.concatenate([np.arange(design.compounds), controls + np.arange(design.genetic)])
     positive = design.compounds + np.arange(design.positive_controls)
     used = np.concatenate([library[number * size : (number + 1) * size], positive])
-    compound = np.concatenate(
-        [np.full(design.vehicle_wells, -1), np.repeat(used, len(design.doses))]
-    )
-    dose = np.concatenate([np.full(design.vehicle_wells, np.nan), np.tile(design.doses, len(used))])
+    vehicle = design.vehicle_wells
+    compound = np.concatenate([np.full(vehicle, -1), np.repeat(used, len(design.doses))])
+    dose = np.concatenate([np.full(vehicle, np.nan), np.tile(design.doses, len(used))])
     return compound, np.where(compound >= controls, np.nan, dose)
 
 
@@ -272,34 +266,24 @@ def _well_noise(
     edge = (row == 0) | (row == _ROWS - 1) | (column == 0) | (column == _COLUMNS - 1)
     place = np.stack([row / (_ROWS - 1) - 0.5, column / (_COLUMNS - 1) - 0.5, edge * 1.0], axis=1)
     tilt = noise.position * rng.normal(1, 0.5, 3) * place
-    shared = (
-        noise.nuisance
-        * rng.normal(size=(len(wells), len(world.nuisance)))
-        # the size is that of all directions together, however many there are
-        / np.sqrt(max(len(world.nuisance), 1))
-    )
+    rank = len(world.nuisance)
+    # the size is that of all directions together, however many there are
+    shared = noise.nuisance * rng.normal(size=(len(wells), rank)) / np.sqrt(max(rank, 1))
     plate = noise.plate * rng.normal(size=genes)
-    return (
-        # t with 6 degrees of freedom has a variance of 1.5
-        rng.standard_t(6, (len(wells), genes)) / np.sqrt(1.5)
-        + shared @ world.nuisance
-        + plate
-        + tilt @ world.edge
-    )
+    # t with 6 degrees of freedom has a variance of 1.5
+    wobble = rng.standard_t(6, (len(wells), genes)) / np.sqrt(1.5)
+    return wobble + shared @ world.nuisance + plate + tilt @ world.edge
 
 
 def _with_inferred(
     expression: np.ndarray, world: ScreenWorld, settings: ScreenSettings, rng: np.random.Generator
 ) -> np.ndarray:
     """Landmarks and, after them, inferred genes: weighted sums of a few landmarks."""
-    if not world.parents.shape[1]:
+    noise, extra = settings.noise, world.parents.shape[1]
+    if not extra:
         return expression
-    inferred = (
-        settings.noise.inferred
-        * settings.noise.gene_sd
-        * rng.normal(size=(len(expression), world.parents.shape[1]))
-    )
-    for parent, weight in zip(world.parents[:_PARENTS], world.parent_weights, strict=True):
+    inferred = noise.inferred * noise.gene_sd * rng.normal(size=(len(expression), extra))
+    for parent, weight in zip(world.parents, world.parent_weights, strict=True):
         inferred += weight * expression[:, parent]
     return np.concatenate([expression, inferred], axis=1)
 
@@ -331,5 +315,5 @@ def _well_info(
             "pert_time_unit": "h",
             "cell_id": line,
         },
-        index=pd.Index([f"{rna_plate}_{BATCH}:{name}" for name in names], name="inst_id"),
+        index=pd.Index([f"{rna_plate}_{_BATCH}:{name}" for name in names], name="inst_id"),
     )

@@ -16,7 +16,7 @@ import pandas as pd
 
 from perturbgen.core.files import atomic_path, require_writable
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate.op3.settings import CONDITION_KEY
+from perturbgen.simulate import CONDITION_KEY, simulate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,6 +46,7 @@ _ABOUT: Final = {
     "dataset_url": "",
     "dataset_reference": "",
     "dataset_summary": "Simulated; no cell was ever measured.",
+    # Where this module used to be. It stays: a run names its counts by the hash of these files.
     "dataset_description": "Made by perturbgen.simulate.op3.openproblems.",
     "dataset_organism": "homo_sapiens",
 }
@@ -57,15 +58,13 @@ _PUBLIC: Final = 0.38
 
 def simulate_openproblems(preset: str, *, seed: int, out: str | Path) -> Path:
     """Simulate an experiment; write ``sc_counts``, ``de_train``, ``de_test`` (h5ad), ``id_map``."""
-    from perturbgen.simulate.op3.experiment import simulate
-
     require_writable(Path(out))
     with TemporaryDirectory() as made:
         folder = simulate(preset, seed=seed, out=Path(made) / "kaggle")
-        return _write_openproblems(folder, out, seed=seed)
+        return write_openproblems(folder, out, seed=seed)
 
 
-def _write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Path:
+def write_openproblems(folder: str | Path, out: str | Path, *, seed: int) -> Path:
     """Write a simulated folder of the competition's files anew as the benchmark's."""
     from perturbgen.data import pseudobulk
     from perturbgen.de import flavour_table

@@ -8,17 +8,19 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from simulated import write_openproblems
 
 from perturbgen.core.tables import open_h5ad
 from perturbgen.data.openproblems import read_openproblems, read_openproblems_de
-from perturbgen.simulate.op3.openproblems import _write_openproblems
+from perturbgen.simulate import simulate
 
 KEY = ["cell_type", "compound"]
 
 
 @pytest.fixture(scope="module")
-def folder(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _write_openproblems(tiny_folder, tmp_path_factory.mktemp("openproblems") / "op", seed=0)
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    made = tmp_path_factory.mktemp("openproblems")
+    return write_openproblems(simulate("tiny", seed=0, out=made / "kaggle"), made / "op", seed=0)
 
 
 def test_our_reader_takes_the_cells(folder: Path) -> None:
