@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from perturbgen import __version__
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import disk_errors, remove, require_writable
+from perturbgen.core.files import disk_errors, read_json, remove, require_writable
 from perturbgen.core.system import keep_freed_memory
 from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile
 from perturbgen.l1000.growing import Growing
@@ -242,7 +242,7 @@ def _finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
     manifest = out / MANIFEST
-    found = json.loads(manifest.read_text()) if manifest.is_file() else None
+    found = read_json(manifest, "manifest") if manifest.is_file() else None
     if found is None:
         raise InputError(
             f"{out} exists and is no extraction",
