@@ -1,4 +1,4 @@
-"""The L1000 experiments on a tiny screen: what is in which table, and nothing tested is trained on."""
+"""The L1000 experiments on a tiny screen: what is in which table; nothing tested is trained on."""
 
 import sys
 
