@@ -61,11 +61,10 @@ def read_frame(
     *,
     columns: Sequence[str] = (),
     text: Iterable[str] = (),
-    only: bool = False,
     may_be_empty: bool = False,
     missing: Sequence[str] = ("",),
 ) -> pd.DataFrame:
-    """A table that holds ``columns`` (and no others with ``only``): parquet, CSV or CSV.gz.
+    """A table that holds ``columns``: parquet, CSV or CSV.gz.
 
     What follows concerns a CSV, whose fields have no types: ``text`` columns are never taken for
     numbers, and of ``missing`` fields there is only the empty one by default.
@@ -75,7 +74,7 @@ def read_frame(
         is_parquet = path.suffix == ".parquet" or start.read(4) == b"PAR1"
     if is_parquet:
         with open_parquet(path, columns=columns) as file, reading(path, "parquet"):
-            return file.read(columns=list(columns) if only else None).to_pandas()
+            return file.read().to_pandas()
     with reading(path, "csv"):
         frame = pd.read_csv(
             path,
@@ -84,7 +83,6 @@ def read_frame(
             # value.
             keep_default_na=False,
             na_values=list(missing),
-            usecols=(lambda name: name in columns) if only else None,
         )
     require_columns(frame.columns, columns, path)
     if frame.empty and not may_be_empty:
