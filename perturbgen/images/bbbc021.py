@@ -110,8 +110,8 @@ def read_images(folder: str | Path, *, mechanisms: bool = False) -> pd.DataFrame
     images.insert(2, "site", [name.site for name in names["DAPI"]])
     # plates are called Week4_27481, and a week's plates were stained together
     images.insert(3, "week", images["plate"].str.split("_").str[0])
-    for channel, (folder, file) in files.items():
-        images[channel] = raw[folder] + "/" + raw[file]
+    for channel, (place, file) in files.items():
+        images[channel] = raw[place] + "/" + raw[file]
     keys = images["plate"] + " " + images["well"] + " s" + images["site"].astype(str)
     require_unique(keys, "image (plate, well, site)", path)
     if not mechanisms:

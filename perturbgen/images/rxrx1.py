@@ -57,7 +57,7 @@ def decode_wells(
     for _, part in wells.groupby("experiment", sort=True):
         for plate, number in plate_groups(log_p.loc[part.index], part["plate"], group).items():
             rows = part.index[part["plate"] == plate]
-            result[rows] = _choose(log_p.loc[rows, group.index[group == number]], mode)
+            result[rows] = _sirnas_of(log_p.loc[rows, group.index[group == number]], mode)
     return result
 
 
@@ -85,7 +85,7 @@ def plate_groups(log_p: pd.DataFrame, plate: pd.Series, group: pd.Series) -> dic
     return {int(p): numbers[i] for p, i in zip(plates, best, strict=True)}
 
 
-def _choose(log_p: pd.DataFrame, mode: _Mode) -> np.ndarray:
+def _sirnas_of(log_p: pd.DataFrame, mode: _Mode) -> np.ndarray:
     """The siRNAs of one plate's wells among the plate's own."""
     from scipy.optimize import linear_sum_assignment
 
