@@ -1,11 +1,11 @@
 """Speed and memory of landmark extraction, of the training feed and of training itself, each beside
 what it replaces.
 
-python experiments/speed/l1000.py                     # 100,000 x 12,328 (4.9 GB on the disk for a
-while), some minutes
-python experiments/speed/l1000.py --samples 20000     # a quick look
-python experiments/speed/l1000.py --samples 1300000 --genes 20 --only extraction  # as many ids as
-GSE92742
+    python experiments/speed/l1000.py                     # 100,000 x 12,328, some minutes
+    python experiments/speed/l1000.py --samples 20000     # a quick look
+    python experiments/speed/l1000.py --samples 1300000 --genes 20 --only extraction
+
+The first takes 4.9 GB of disk for a while; the last has as many ids as GSE92742.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from perturbgen.core.console import show_table, track
 from perturbgen.core.errors import ConfigError, StorageError
 from perturbgen.core.system import keep_freed_memory
 from perturbgen.l1000 import GctxWriter, landmarks
-from perturbgen.l1000.writer import chunk_shape
 
 BATCH, NAIVE_ROWS = 1024, 20_000
 
@@ -90,7 +89,7 @@ def make_matrix(work: Path, samples: int, genes: int) -> Path:
     known = landmarks()["gene_id"].tolist()[: min(genes, 978)]
     ids = np.array([*known, *(str(9_000_001 + i) for i in range(genes - len(known)))], dtype=object)
     var = pd.DataFrame(index=ids[rng.permutation(genes)])
-    rows, path = chunk_shape(samples, genes)[0], work / "level4.gctx"
+    rows, path = GctxWriter.chunk_shape(samples, genes)[0], work / "level4.gctx"
     noise = rng.normal(size=(rows * 4, genes)).astype(np.float32)
     wells = np.array([f"{chr(65 + w // 24)}{w % 24 + 1:02d}" for w in range(384)])
     names = np.char.add(
@@ -219,24 +218,25 @@ def feed(matrix: Path, work: Path) -> list[dict[str, Any]]:
     """Shuffled samples a second from the memory map, beside h5py rows of the GCTX and of a
     landmark-only HDF5.
     """
-    from perturbgen.l1000 import Extraction, extract
+    from perturbgen.l1000 import extract
+    from perturbgen.profiles import read_profiles
     from perturbgen.train.feeds import MemmapFeed, ResidentFeed
     from perturbgen.train.run import LARGEST
 
     if not (work / "out").exists():
         extract([matrix], work / "out", common_genes=True)
-    profiles = Extraction.open(work / "out")
+    profiles = read_profiles(work / "out")
     with h5py.File(work / "landmarks.h5", "w") as file:
-        file.create_dataset("x", data=profiles.matrix, chunks=(262, profiles.matrix.shape[1]))
-    places = np.flatnonzero(np.isin(ids_of(matrix), profiles.genes.index))
+        file.create_dataset("x", data=profiles.values, chunks=(262, profiles.values.shape[1]))
+    places = np.flatnonzero(np.isin(ids_of(matrix), profiles.features))
     order = np.random.default_rng(0).permutation(len(profiles))
     naive = rate(single_rows(matrix, "0/DATA/0/matrix", order[:2000], places))
     lean = rate(single_rows(work / "landmarks.h5", "x", order[:NAIVE_ROWS], None))
-    ours = rate(len(b.rows) for b in MemmapFeed(profiles.matrix, BATCH, seed=0).epoch(0))
+    ours = rate(len(b.rows) for b in MemmapFeed(profiles.values, BATCH, seed=0).epoch(0))
     import torch
 
     keep_freed_memory(LARGEST)  # as training does
-    resident = ResidentFeed(torch.from_numpy(np.array(profiles.matrix)), BATCH, seed=0)
+    resident = ResidentFeed(torch.from_numpy(np.array(profiles.values)), BATCH, seed=0)
     device = rate(len(rows) for rows, _ in resident.epoch(0))
     rows = [("feed: rows of the GCTX", naive), ("feed: rows of landmarks alone", lean)]
     table = [

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import Columns, Json, Layer, Seed32, Vehicle, Verbs
+from perturbgen.cli.options import Columns, Json, Layer, Seed, Vehicle, Verbs
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import check_output
@@ -201,7 +201,7 @@ def _show_data(
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
-    seed: Seed32 = 0,
+    seed: Seed = 0,
 ) -> None:
     """Draw depth, zeros, plates, and maps of pseudobulk before and after plate effects go.
 

@@ -109,12 +109,13 @@ def _samplers(
     # Judged on withheld conditions first; the sampler that is kept is fitted on all.
     scores = cross_validate(table, settings, rng=rng, folds=folds)
     sampler = CellSampler.fit(table, rng=rng, settings=settings)
-    written = [sampler.save(out / "sampler.npz")]
     tables = {"scores.csv": scores}
     if wanted is not None:
         wells = sampler.table.design(wanted)
         quantiles = sampler.quantiles(wells, _QUANTILES).add_prefix("q")
         tables["predicted.csv"] = wells.join(quantiles)
+    # Written last: wells that cannot be foretold leave nothing behind.
+    written = [sampler.save(out / "sampler.npz")]
     for name, frame in tables.items():
         with atomic_path(out / name) as part:
             frame.to_csv(part, index=False)

@@ -164,7 +164,7 @@ def _evaluate_images(
         str, typer.Option(help="Of profiles: the column that names the perturbation.")
     ] = "",
     control: Annotated[
-        str, typer.Option(help="Of profiles: who the controls are, compound=DMSO.")
+        str, typer.Option(help="Of profiles: which rows are controls, compound=DMSO.")
     ] = "",
     batch: Annotated[str, typer.Option(help="Of profiles: the column of batches.")] = "",
     relations: Annotated[
@@ -213,7 +213,12 @@ def _evaluate_images(
         text = _RUN_PAGE
     else:
         _refuse(
-            {"--data": data, "--statistics": statistics, "--turns": turns is not None},
+            {
+                "--data": data,
+                "--statistics": statistics,
+                "--turns": turns is not None,
+                "--device": device != "cpu",
+            },
             f"{source} is no run",
         )
         if not same:

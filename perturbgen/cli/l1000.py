@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,9 +70,9 @@ def _check(
 def _describe_file(file: GctxFile, wanted: Any) -> dict[str, Any]:
     import numpy as np
 
-    from perturbgen.l1000 import find_genes, level_of
+    from perturbgen.l1000 import level_of
 
-    places = find_genes(file, wanted)
+    places = file.find_genes(wanted)
     found = places[places >= 0]
     # the first block stands for a file that may be 60 GB
     first = next((file.values(block, found) for block in file.slices()), np.zeros((0, 0)))
@@ -148,8 +149,8 @@ def _extract(
         transposed=transposed,
         force=force,
     )
-    found = profiles.manifest
-    treated = profiles.samples[~profiles.samples["control"]]
+    found = json.loads((out / "manifest.json").read_text())
+    treated = profiles.meta[~profiles.meta["control"]]
     row = {name: found[name] for name in ("samples", "genes", "level", "controls")}
     row |= {
         "perturbagens": int(treated["perturbagen"].nunique()),

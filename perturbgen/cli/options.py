@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -11,6 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from perturbgen.core.console import say
+from perturbgen.core.errors import InputError
 from perturbgen.core.files import protected
 
 if TYPE_CHECKING:
@@ -21,16 +23,18 @@ if TYPE_CHECKING:
     from perturbgen.train import Recipe, Trained
 
 _Run = TypeVar("_Run", bound="Trained")
-_SEED = "Seed of everything random: the same seed gives the same result."
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
 Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
-# numpy takes no negative seed
-Seed = Annotated[int, typer.Option(min=0, help=_SEED)]
-# for what ends in scikit-learn or UMAP, whose seeds have 32 bits
-Seed32 = Annotated[int, typer.Option(min=0, max=2**32 - 1, help=_SEED)]
+Seed = Annotated[
+    int,
+    # numpy takes no negative seed, scikit-learn and UMAP none of more than 32 bits
+    typer.Option(
+        min=0, max=2**32 - 1, help="Seed of everything random: the same seed gives the same result."
+    ),
+]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting, over everything else; repeatable."),
@@ -66,6 +70,13 @@ class Verbs(typer.Typer):
 
 
 class _Verb(TyperCommand):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        # a shell makes an empty word of a variable that is not set; as a path it would be "."
+        for option, value in pairwise(args):
+            if not value and option.lstrip("-").replace("-", "_") in _WRITTEN:
+                raise InputError(f"{option} is empty", expected="a name", fix=f"{option} NAME")
+        return super().parse_args(ctx, args)
+
     def invoke(self, ctx: Any) -> Any:
         with protected(_inputs(ctx.params)):
             return super().invoke(ctx)

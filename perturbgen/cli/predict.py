@@ -1,7 +1,7 @@
 """``perturbgen predict`` and ``perturbgen ensemble``: differential expression that nobody measured.
 
-By a generative model; and a weighted sum of several predictions, the weights from withheld
-conditions that were measured.
+``predict`` takes a generative model's; ``ensemble`` is a weighted sum of several predictions, with
+weights that withheld conditions, which were measured, ask for.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from perturbgen.cli.options import (
     Layer,
     RunFolder,
     Seed,
-    Seed32,
     Vehicle,
     write_predictions,
 )
@@ -94,7 +93,7 @@ def _predict(
         ),
     ] = None,
     samplers: SamplersFile = None,
-    seed: Seed32 = 0,
+    seed: Seed = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,

@@ -108,6 +108,7 @@ def _score_predictions(
     # told before large files are read, and even where none of them is a DE table
     DETable.require_statistic(statistic)
     files = _name_files(predictions)
+    _check_layer(layer, [truth, reference, duplicate, *files.values()])
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
     true = read_de_table(truth, **read)
     tables = {name: read_de_table(path, **read) for name, path in files.items()}
@@ -139,6 +140,12 @@ def _score_predictions(
         paths = _save(card, out, true if report else None, tables, seed=seed)
         if not as_json:
             say(f"wrote {', '.join(path.name for path in paths)} in {out}")
+
+
+def _check_layer(layer: str | None, files: list[Path | None]) -> None:
+    # an option that is silently ignored would look as if it had been obeyed
+    if layer is not None and not any(path and path.suffix == ".h5ad" for path in files):
+        raise ConfigError(f"--layer {layer} has no effect: no file is an h5ad", fix="leave it out")
 
 
 def _name_files(predictions: list[str]) -> dict[str, Path]:

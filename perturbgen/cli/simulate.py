@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed32, show_settings
+from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, show_settings
 from perturbgen.core.console import show_table
 
 
@@ -23,7 +23,7 @@ def _simulate(
     preset: Annotated[
         str, typer.Option(help="tiny (seconds), small (a minute) or op3 (the real size).")
     ] = "tiny",
-    seed: Seed32 = 0,
+    seed: Seed = 0,
     baseline: Annotated[
         Path | None, typer.Option(help="CSV of real baseline means, cell types x genes.")
     ] = None,

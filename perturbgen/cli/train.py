@@ -20,7 +20,7 @@ from perturbgen.cli.options import (
     Resume,
     RunFolder,
     Runs,
-    Seed32,
+    Seed,
     show_settings,
 )
 from perturbgen.core.console import say, show_table
@@ -171,7 +171,7 @@ def _evaluate(
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     layer: Layer = None,
     device: Device = "cpu",
-    seed: Seed32 = 0,
+    seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
     """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks,

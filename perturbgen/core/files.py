@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Final
+from typing import Any, Final
 
 from perturbgen.core.errors import InputError, StorageError, shorten
 
@@ -46,6 +47,16 @@ def require_file(path: str | Path, what: str = "file") -> Path:
         fix = "ask its owner, or chmod +r"
         raise InputError(f"{path} may not be read", expected=wanted, fix=fix)
     return path
+
+
+def read_json(path: str | Path, what: str) -> Any:
+    """What a JSON file holds; one that is cut or of another kind is named."""
+    try:
+        return json.loads(require_file(path, what).read_text(encoding="utf-8"))
+    except ValueError as error:  # of JSON, or of bytes that are no text
+        raise InputError(
+            f"{path} is not a whole {what}: {error}", expected="JSON", cause=BROKEN
+        ) from None
 
 
 def check_output(path: str | Path, *suffixes: str, option: str = "--out") -> Path:
@@ -139,6 +150,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     final = Path(path)
     _refuse_input(final)
+    require_writable(final)
     with disk_errors(final):
         final.parent.mkdir(parents=True, exist_ok=True)
         with _own_folder(final) as folder:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
-from perturbgen.core.files import atomic_path, require_writable
+from perturbgen.core.files import atomic_path, read_json, require_writable
 from perturbgen.generate.cells import CellGenerator, Plan
 from perturbgen.generate.wells import GROUP
 
@@ -76,7 +76,7 @@ class ReplicateFolder:
             )
         if not path.exists():
             return
-        found = json.loads(path.read_text())
+        found = read_json(path, "record of a generation")
         # Half of one generation and half of another would look like one.
         differing = [
             key for key in {**found, **self.about} if found.get(key) != self.about.get(key)

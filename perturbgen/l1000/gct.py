@@ -1,23 +1,33 @@
-"""GCT 1.2 and 1.3: the text form of CMap's matrices, one gene a line."""
+"""GCT 1.2 and 1.3, the text form of CMap's matrices, one gene a line: read and written."""
 
 from __future__ import annotations
 
 import gzip
+import math
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Final
+from typing import IO, TYPE_CHECKING, Final
 
 import numpy as np
 
 from perturbgen.core.errors import InputError
-from perturbgen.l1000.fields import NA_TEXT, parse_text_field
-from perturbgen.l1000.hdf5 import Axis
+from perturbgen.core.files import BROKEN, atomic_path
+from perturbgen.l1000.hdf5 import Axis, dense
+from perturbgen.l1000.schema import MISSING, MISSING_TEXT
 
-_VERSIONS: Final = ("#1.2", "#1.3")
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+# Numbers that may be parsed from text; "1E10" is left alone, since wells and plates look like that.
+_NUMBER: Final = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]\d+)?")
+# Words that cmapPy takes for NaN.
+_NA_WORDS: Final = "NA N/A #N/A #NA NaN nan -NaN -nan NULL null na n/a #VALUE! #N/A!"
+_NA_TEXT: Final = frozenset(["", *_NA_WORDS.split()])
 
 
 @dataclass(frozen=True)
@@ -30,11 +40,6 @@ class _Header:
     gene_fields: list[str]
     sample_fields: dict[str, list[str]]
     first_row: int
-
-    @property
-    def columns(self) -> int:
-        """Cells of a line: the gene's id, its fields, its values."""
-        return 1 + len(self.gene_fields) + len(self.samples)
 
 
 class GctText:
@@ -51,6 +56,8 @@ class GctText:
         self.version = self.header.version
         self.format = f"gct {self.version.lstrip('#')}"
         self.shape = (len(self.header.samples), self.header.genes)
+        # cells of a line: the gene's id, its fields, its values
+        self.columns = 1 + len(self.header.gene_fields) + self.shape[0]
         self.kept: tuple[np.ndarray, np.ndarray] | None = None
 
     @cached_property
@@ -70,7 +77,7 @@ class GctText:
                     continue
                 # counted, not split: of most genes no value is wanted
                 cells = text.count("\t") + 1
-                if cells != self.header.columns:
+                if cells != self.columns:
                     text = self.trimmed(text, number, cells)
                 found += 1
                 yield text
@@ -85,13 +92,11 @@ class GctText:
     def trimmed(self, text: str, number: int, cells: int) -> str:
         """A line without the empty cells a spreadsheet adds at its end."""
         parts = text.split("\t")
-        if cells > self.header.columns and not any(
-            part.strip() for part in parts[self.header.columns :]
-        ):
-            return "\t".join(parts[: self.header.columns])
-        raise self.broken(
-            f"line {number + 1} has {cells:,} cells, the header says {self.header.columns:,}"
-        )
+        if cells < self.columns or "".join(parts[self.columns :]).strip():
+            raise self.broken(
+                f"line {number + 1} has {cells:,} cells, the header says {self.columns:,}"
+            )
+        return "\t".join(parts[: self.columns])
 
     def broken(self, what: str) -> InputError:
         """An incomplete file."""
@@ -101,32 +106,32 @@ class GctText:
             cause="a copy that broke off or was cut",
         )
 
-    def ids(self, axis: Axis) -> list[str]:
-        """The ids of an axis, in file order."""
-        return (
-            list(self.header.samples)
-            if axis == "samples"
-            else [row[0].strip() for row in self.gene_table]
-        )
-
     def raw_ids(self, axis: Axis) -> np.ndarray:
-        """The ids as they are stored: text."""
-        return np.array(self.ids(axis), dtype=object)
+        """The ids of an axis, in file order."""
+        genes = axis == "genes"
+        ids = [row[0].strip() for row in self.gene_table] if genes else self.header.samples
+        return np.array(ids, dtype=object)
 
     def field_names(self, axis: Axis) -> list[str]:
         """The metadata fields of an axis."""
-        return (
-            list(self.header.sample_fields) if axis == "samples" else list(self.header.gene_fields)
-        )
+        return [*(self.header.sample_fields if axis == "samples" else self.header.gene_fields)]
 
     def field(self, axis: Axis, name: str, *, convert_missing: bool = True) -> np.ndarray:
-        """One metadata field: numbers where all its values are numbers."""
+        """One metadata field: numbers where all that is not missing is a number, else text."""
         if axis == "samples":
-            values = self.header.sample_fields[name]
+            cells = self.header.sample_fields[name]
         else:
             place = 1 + self.header.gene_fields.index(name)
-            values = [row[place] for row in self.gene_table]
-        return parse_text_field(values, convert_missing=convert_missing)
+            cells = [row[place] for row in self.gene_table]
+        text: list[str | None] = [value.strip() for value in cells]
+        if convert_missing:
+            text = [None if MISSING_TEXT.fullmatch(str(value)) else value for value in text]
+        known = [value for value in text if value is not None and value not in _NA_TEXT]
+        if not known or not all(_NUMBER.fullmatch(value.lower()) for value in known):
+            return np.array(text, dtype=object)
+        numbers = np.array([math.nan if v is None or v in _NA_TEXT else float(v) for v in text])
+        whole = len(known) == len(numbers) and all(value.lstrip("+-").isdigit() for value in known)
+        return numbers.astype(np.int64) if whole else numbers
 
     def block(self, samples: slice, genes: np.ndarray | None) -> np.ndarray:
         """Values of consecutive samples; the wanted genes of all are parsed once and kept."""
@@ -156,7 +161,7 @@ class GctText:
             # the usual line at once; words for missing are looked for only where this fails
             return np.array(text, dtype=np.float32)
         except ValueError:
-            known = ["nan" if value.strip() in NA_TEXT else value for value in text]
+            known = ["nan" if value.strip() in _NA_TEXT else value for value in text]
         for sample, value in zip(self.header.samples, known, strict=True):
             try:
                 float(value)
@@ -184,9 +189,7 @@ def _open_text(path: Path) -> Iterator[IO[str]]:
         ) as handle:
             yield handle
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} is damaged: {error}", cause="a download or a copy that broke off"
-        ) from error
+        raise InputError(f"{path} is damaged: {error}", cause=BROKEN) from error
 
 
 def _text_encoding(path: Path, zipped: bool) -> str:
@@ -206,7 +209,7 @@ def _read_header(handle: IO[str], path: Path) -> _Header:
     """The version, the sizes, the names, and for 1.3 the lines of sample metadata."""
     # a spreadsheet adds quotes, and blank cells to the right
     version = handle.readline().split("\t")[0].strip().strip('"')
-    if version not in _VERSIONS:
+    if version not in ("#1.2", "#1.3"):
         raise InputError(f"{path} begins with {version[:20]!r}", expected="#1.2 or #1.3 (GCT)")
     sizes = _read_sizes(handle.readline(), path, 4 if version == "#1.3" else 2)
     # 1.2 has one field of the genes, Description, and none of the samples
@@ -241,3 +244,35 @@ def _read_sizes(line: str, path: Path, count: int) -> list[int]:
             expected=f"{count} whole numbers separated by tabs",
         )
     return [int(cell) for cell in cells[:count]]
+
+
+def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:
+    """Write an AnnData as GCT text; 1.2 keeps one field of the genes and none of the samples."""
+    if version not in ("1.2", "1.3"):
+        raise InputError(f"GCT {version} does not exist", expected="1.2 or 1.3")
+    var, obs = data.var, data.obs
+    if version == "1.2":
+        # the column Description is not optional in 1.2
+        var = var.iloc[:, :1] if var.shape[1] else var.assign(Description="na")
+        sizes, names = [data.n_vars, data.n_obs], ["Name", "Description", *data.obs_names]
+    else:
+        sizes = [data.n_vars, data.n_obs, var.shape[1], obs.shape[1]]
+        names = ["id", *var.columns, *data.obs_names]
+    with atomic_path(path) as part, open(part, "w", encoding="utf-8", newline="\n") as handle:
+        for cells in ([f"#{version}"], sizes, names):
+            handle.write("\t".join(map(str, cells)) + "\n")
+        for name in obs.columns if version == "1.3" else ():
+            cells = ["na"] * var.shape[1] + [_cell(value) for value in obs[name]]
+            handle.write("\t".join([str(name), *cells]) + "\n")
+        rows = var.astype(object).itertuples(index=False)
+        for gene, about, values in zip(var.index, rows, dense(data).T, strict=True):
+            # nine digits give every float32 back to the bit
+            cells = [*map(_cell, about), *(f"{value:.9g}" for value in values)]
+            handle.write("\t".join([str(gene), *cells]) + "\n")
+
+
+def _cell(value: object) -> str:
+    """A cell of a text file; what is missing is -666, a tab or a line break becomes a blank."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return str(MISSING)
+    return " ".join(str(value).split()) if isinstance(value, str) else str(value)

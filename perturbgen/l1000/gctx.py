@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import logging
+import zlib
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -14,61 +15,48 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.l1000.fields import decode, decode_ids
 from perturbgen.l1000.gct import GctText
-from perturbgen.l1000.hdf5 import Axis, Backend, Hdf5Matrix, runs
+from perturbgen.l1000.hdf5 import Axis, Hdf5Matrix, runs
+from perturbgen.l1000.schema import decode
 
 if TYPE_CHECKING:
     import pyarrow as pa
     from anndata import AnnData
 
-_HDF5_MAGIC: Final = b"\x89HDF\r\n\x1a\n"
 BLOCK_BYTES: Final = 32 << 20
 # Unwanted samples that are read rather than skipped.
 _ROW_GAP: Final = 64
 # A million ids as text take much memory: this many are decoded at a time.
 _IDS_AT_ONCE: Final = 1 << 16
+_GENE_IDS: Final = ("pr_gene_id", "gene_id", "pr_gene_symbol", "gene_symbol")
 _log = logging.getLogger(__name__)
 
 
 class GctxFile:
     """A file of profiles, samples x genes: GCTX, GCT 1.3 or GCT 1.2, told by its first bytes.
 
-    Nothing but the header is read until it is asked for. ``transposed`` is for files whose rows are
-    samples.
+    Nothing but the header is read until it is asked for. ``shape`` and the stored ``chunks`` (None
+    where the matrix is in one piece) are (samples, genes), ``dtype`` is the stored type.
+    ``transposed`` is for files whose rows are samples.
     """
 
     def __init__(self, path: str | Path, *, transposed: bool = False) -> None:
         self.path = require_file(path, "GCTX or GCT file")
-        self.backend: Backend = _open_backend(self.path, transposed=transposed)
-        self.shape = self.backend.shape
+        self.backend = _open_backend(self.path, transposed=transposed)
+        self.format, self.dtype = self.backend.format, self.backend.dtype
+        self.shape, self.chunks = self.backend.shape, self.backend.chunks
         for note in self.backend.notes:
             _log.warning("%s: %s", self.path, note)
-
-    @property
-    def format(self) -> str:
-        """``gctx``, ``gct 1.3`` or ``gct 1.2``."""
-        return self.backend.format
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The stored type of the values."""
-        return self.backend.dtype
-
-    @property
-    def chunks(self) -> tuple[int, int] | None:
-        """The stored chunks (samples, genes), or None where the matrix is in one piece."""
-        return self.backend.chunks
 
     @cached_property
     def genes(self) -> pd.Index:
         """Gene ids as text, in file order."""
-        return pd.Index(self.backend.ids("genes"), dtype=object, name="gene")
+        return pd.Index(_decode_ids(self.backend.raw_ids("genes")), dtype=object, name="gene")
 
     @cached_property
     def samples(self) -> pd.Index:
         """Sample (or signature) ids as text, in file order."""
-        return pd.Index(self.backend.ids("samples"), dtype=object, name="sample")
+        return pd.Index(_decode_ids(self.backend.raw_ids("samples")), dtype=object, name="sample")
 
     @cached_property
     def var(self) -> pd.DataFrame:
@@ -85,11 +73,9 @@ class GctxFile:
         import pyarrow as pa
 
         raw = self.backend.raw_ids("samples")
-        parts = [
-            pa.array(decode_ids(raw[start : start + _IDS_AT_ONCE]), pa.string())
-            for start in range(0, len(raw), _IDS_AT_ONCE)
-        ]
-        return pa.concat_arrays(parts) if parts else pa.array([], pa.string())
+        starts = range(0, len(raw), _IDS_AT_ONCE)
+        parts = [pa.array(_decode_ids(raw[i : i + _IDS_AT_ONCE]), pa.string()) for i in starts]
+        return pa.concat_arrays([*parts, pa.array([], pa.string())])
 
     def fields(self, axis: Axis) -> list[str]:
         """The names of the metadata fields."""
@@ -115,12 +101,8 @@ class GctxFile:
         """Positions of ids, in the order asked for; whole numbers match their text."""
         known = self.genes if axis == "genes" else self.samples
         wanted = pd.Index([decode(name) for name in ids], dtype=object)
-        places = (
-            # repeated ids do no harm until one of them is asked for
-            np.flatnonzero(~known.duplicated(keep=False))
-            if known.has_duplicates
-            else np.arange(len(known))
-        )
+        # repeated ids do no harm until one of them is asked for
+        places = np.flatnonzero(~known.duplicated(keep=False))
         found = known[places].get_indexer(wanted)
         missing = wanted[found < 0].unique()
         twice = missing[missing.isin(known)]
@@ -132,19 +114,35 @@ class GctxFile:
                 cause="ids that an export shortened",
             )
         if len(missing):
-            raise self.unknown(axis, missing)
+            raise SchemaError(
+                f"{self.path} lacks {len(missing):,} of the wanted {axis}: {shorten(missing)}",
+                expected=f"{axis} such as {shorten(known, 2)}",
+                cause="signature ids asked of a file of samples, symbols asked of a file of Entrez "
+                "ids, or a typing error",
+                fix=suggest(missing[0], known[:100_000]),
+            )
         return places[found]
 
-    def unknown(self, axis: Axis, missing: pd.Index) -> SchemaError:
-        """An error that names the first ids that are not in the file."""
-        known = self.genes if axis == "genes" else self.samples
-        return SchemaError(
-            f"{self.path} lacks {len(missing):,} of the wanted {axis}: {shorten(missing)}",
-            expected=f"{axis} such as {shorten(known, 2)}",
-            cause="signature ids asked of a file of samples, symbols asked of a file of Entrez "
-            "ids, or a typing error",
-            fix=suggest(missing[0], known[:100_000]),
-        )
+    def find_genes(self, wanted: pd.DataFrame) -> np.ndarray:
+        """Positions of genes (``gene_id``, ``gene_symbol``), -1 where there is none.
+
+        They are looked for by either, in the ids and in the fields that are ids as well; what finds
+        most counts.
+        """
+        fields = [name for name in _GENE_IDS if name in self.fields("genes")]
+        table = self.metadata("genes", fields)
+        best = np.full(len(wanted), -1)
+        for names in (
+            self.genes,
+            *(pd.Index([*map(decode, table[f])], dtype=object) for f in fields),
+        ):
+            places = np.flatnonzero(~names.duplicated())
+            for column in ("gene_id", "gene_symbol"):
+                found = names[places].get_indexer(pd.Index(wanted[column], dtype=object))
+                found = np.where(found >= 0, places[found], -1)
+                if (found >= 0).sum() > (best >= 0).sum():
+                    best = found
+        return best
 
     def read(
         self, *, genes: Sequence[object] | None = None, samples: Sequence[object] | None = None
@@ -162,19 +160,14 @@ class GctxFile:
         # HDF5 reads whole chunks, so skipping less than one gains nothing
         gap = self.chunks[0] if self.chunks else _ROW_GAP
         parts = [np.empty((0, self.shape[1] if columns is None else len(columns)), np.float32)]
-        for run in runs(wanted, gap):
-            inside = wanted[(wanted >= run.start) & (wanted < run.stop)] - run.start
-            parts.extend(self.chosen(run, inside, columns))
+        for run, inside in runs(wanted, gap):
+            # block by block: a long sparse run is never in memory as a whole
+            for block in self.slices(run):
+                within = inside + run.start - block.start
+                within = within[(within >= 0) & (within < block.stop - block.start)]
+                if len(within):
+                    parts.append(self.values(block, columns)[within])
         return np.concatenate(parts)[back]
-
-    def chosen(
-        self, run: slice, inside: np.ndarray, columns: np.ndarray | None
-    ) -> Iterator[np.ndarray]:
-        """Some rows of a run, block by block: a long sparse run is never in memory as a whole."""
-        for block in self.slices(run):
-            within = inside[(inside >= block.start - run.start) & (inside < block.stop - run.start)]
-            if len(within):
-                yield self.values(block, columns)[within - (block.start - run.start)]
 
     def values(self, samples: slice, columns: np.ndarray | None = None) -> np.ndarray:
         """Values of consecutive samples as float32."""
@@ -216,12 +209,9 @@ class GctxFile:
             _log.warning(
                 "%s: ids repeat; AnnData holds them, but finds them by position only", self.path
             )
-        return anndata.AnnData(
-            values,
-            obs=_for_anndata(obs),
-            var=_for_anndata(var),
-            uns={"source": str(self.path.name)},
-        )
+        # without names of the indices, as AnnData wants them
+        obs, var = obs.rename_axis(None), var.rename_axis(None)
+        return anndata.AnnData(values, obs=obs, var=var, uns={"source": str(self.path.name)})
 
     def close(self) -> None:
         """Let go of the file."""
@@ -230,12 +220,7 @@ class GctxFile:
     def __enter__(self) -> GctxFile:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
@@ -243,27 +228,27 @@ class GctxFile:
         return f"GctxFile({self.path.name!r}, {size}, {self.format})"
 
 
-def _for_anndata(table: pd.DataFrame) -> pd.DataFrame:
-    """A copy with an unnamed index, as AnnData wants it."""
-    return table.rename_axis(None)
+def _decode_ids(values: np.ndarray) -> list[str]:
+    """Ids as text, otherwise untouched: ``LJP005_A375_24H:DMSO:-666`` keeps its -666."""
+    return [decode(value).strip() for value in values.tolist()]
 
 
-def _open_backend(path: Path, *, transposed: bool = False) -> Backend:
+def _open_backend(path: Path, *, transposed: bool = False) -> GctText | Hdf5Matrix:
     """The reader for what the file is, not for what it is called."""
     with open(path, "rb") as handle:
         # names lie: cmapPy's own test_l1000.gctx is GCT text
         start = handle.read(64)
-    if start.startswith(_HDF5_MAGIC):
+    if start.startswith(b"\x89HDF\r\n\x1a\n"):
         return Hdf5Matrix(path, transposed=transposed)
-    if start.removeprefix(b"\xef\xbb\xbf").lstrip(b'"').startswith(b"#1.") or _zipped_text(
-        path, start
-    ):
+    plain = start.removeprefix(b"\xef\xbb\xbf").lstrip(b'"').startswith(b"#1.")
+    zipped = start.startswith(b"\x1f\x8b")
+    if plain or (zipped and _holds_gct(path)):
         if transposed:
             raise InputError(
                 f"{path} is GCT text, which is never transposed", fix="leave transposed out"
             )
         return GctText(path)
-    if start.startswith(b"\x1f\x8b"):
+    if zipped:
         raise InputError(
             f"{path} is gzipped, and not GCT text",
             expected="a GCTX file itself: HDF5 cannot be read through gzip",
@@ -276,13 +261,8 @@ def _open_backend(path: Path, *, transposed: bool = False) -> Backend:
     )
 
 
-def _zipped_text(path: Path, start: bytes) -> bool:
-    """Whether this is GCT text under gzip."""
-    import gzip
-    import zlib
-
-    if not start.startswith(b"\x1f\x8b"):
-        return False
+def _holds_gct(path: Path) -> bool:
+    """Whether a gzipped file holds GCT text."""
     try:
         with gzip.open(path, "rb") as handle:
             return handle.read(3) == b"#1."

@@ -5,21 +5,19 @@ With it grow the norms of its rows and the moments of its genes (Welford's updat
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
-from contextlib import ExitStack
-from dataclasses import dataclass
+from contextlib import ExitStack, nullcontext, suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
 
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import remove
-from perturbgen.l1000.profiles import PROFILES
+from perturbgen.profiles.readers import MATRIX
 
 
 @dataclass
@@ -34,7 +32,7 @@ class _Moments:
     @classmethod
     def empty(cls, genes: int) -> _Moments:
         """Before any block."""
-        return cls(np.zeros(genes), np.zeros(genes), np.zeros(genes), np.zeros(genes))
+        return cls(*np.zeros((4, genes)))
 
     def update(self, values: np.ndarray) -> None:
         """Add a block (samples, genes)."""
@@ -54,17 +52,12 @@ class _Moments:
         if not (count == len(values)).all():
             exact[~finite] = 0
         squares = np.square(exact, out=exact).sum(axis=0)
-        self.merge(count, mean, squares, len(values) - count)
-
-    def merge(
-        self, count: np.ndarray, mean: np.ndarray, squares: np.ndarray, missing: np.ndarray
-    ) -> None:
-        """Chan, Golub and LeVeque: M2 = M2a + M2b + d² na nb / n, d = mb - ma."""
-        total = np.maximum(self.count + count, 1)
+        # Chan, Golub and LeVeque: M2 = M2a + M2b + d² na nb / n, d = mb - ma
+        both = np.maximum(self.count + count, 1)
         gap = mean - self.mean
-        self.squares = self.squares + squares + gap**2 * self.count * count / total
-        self.mean = self.mean + gap * count / total
-        self.count, self.missing = self.count + count, self.missing + missing
+        self.squares = self.squares + squares + gap**2 * self.count * count / both
+        self.mean = self.mean + gap * count / both
+        self.count, self.missing = self.count + count, self.missing + (len(values) - count)
 
     @property
     def sd(self) -> np.ndarray:
@@ -74,9 +67,7 @@ class _Moments:
 
     def to_json(self) -> dict[str, list[float]]:
         """As lists, exactly."""
-        return {
-            name: getattr(self, name).tolist() for name in ("count", "mean", "squares", "missing")
-        }
+        return {name: values.tolist() for name, values in asdict(self).items()}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> _Moments:
@@ -102,35 +93,28 @@ class Growing:
 
     def __enter__(self) -> Growing:
         state = _read_state(self.folder)
-        self.rows = state["rows"] if state else 0
-        self.moments = (
-            _Moments.from_json(state["moments"]) if state else _Moments.empty(self.shape[1])
-        )
-        header, row_bytes = self.header(), self.shape[1] * self.dtype.itemsize
+        self.rows, self.moments = 0, _Moments.empty(self.shape[1])
+        if state is not None:
+            self.rows, self.moments = state["rows"], _Moments.from_json(state["moments"])
+        path, row_bytes = self.folder / MATRIX, self.shape[1] * self.dtype.itemsize
+        if state is None:
+            remove(path)
+            np.lib.format.open_memmap(path, "w+", self.dtype, self.shape)
         with ExitStack() as stack:
-            if state is None:
-                remove(self.folder / PROFILES)
-                (self.folder / PROFILES).write_bytes(header)
-            _reserve(self.folder / PROFILES, len(header) + self.shape[0] * row_bytes)
-            self.matrix = stack.enter_context(open(self.folder / PROFILES, "r+b"))
+            self.matrix = stack.enter_context(open(path, "r+b"))
+            np.lib.format.read_magic(self.matrix)
+            np.lib.format.read_array_header_1_0(self.matrix)
+            start = self.matrix.tell()
+            # a disk that is too small says so now, and writing is twice as fast
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(self.matrix.fileno(), 0, start + self.shape[0] * row_bytes)
             # rows that were written after the last note are written again
-            self.matrix.seek(len(header) + self.rows * row_bytes)
+            self.matrix.seek(start + self.rows * row_bytes)
             self.norms = stack.enter_context(open(self.folder / _NORMS, "r+b" if state else "w+b"))
             self.norms.seek(self.rows * 4)
             self.stack = stack.pop_all()
         self.noted = time.monotonic()
         return self
-
-    def header(self) -> bytes:
-        """Of a file of numpy's."""
-        about = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": self.shape,
-        }
-        stream = io.BytesIO()
-        np.lib.format.write_array_header_1_0(stream, about)
-        return stream.getvalue()
 
     def append(self, values: np.ndarray) -> None:
         """Add rows (samples, genes) of float32."""
@@ -145,8 +129,8 @@ class Growing:
 
     def note(self) -> None:
         """Everything so far is handed over to the disk; only then is it said to be."""
-        for handle in (self.matrix, self.norms):
-            handle.flush()
+        self.matrix.flush()
+        self.norms.flush()
         state = {"rows": self.rows, "plan": self.plan, "moments": self.moments.to_json()}
         part = self.folder / f"{_STATE}.new"
         part.write_text(json.dumps(state))
@@ -154,20 +138,10 @@ class Growing:
         part.replace(self.folder / _STATE)
         self.noted = time.monotonic()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        try:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        # where the disk is full, that is being said already, and the last note still holds
+        with nullcontext() if kind is None else suppress(OSError), self.stack:
             self.note()
-        except OSError:
-            if kind is None:
-                raise
-            # else the disk is full, which is being said already, and the last note still holds
-        finally:
-            _close_quietly(self.stack, quiet=kind is not None)
 
     @staticmethod
     def plan_of(folder: Path) -> dict[str, Any] | None:
@@ -192,31 +166,13 @@ class Growing:
             (folder / name).unlink(missing_ok=True)
 
 
-def _reserve(path: Path, size: int) -> None:
-    # a disk that is too small says so now, and writing is twice as fast
-    if hasattr(os, "posix_fallocate"):  # not on macOS
-        with open(path, "r+b") as handle:
-            os.posix_fallocate(handle.fileno(), 0, size)
-
-
 def _read_state(folder: Path) -> dict[str, Any] | None:
     """How far an earlier run came; None where there was none, or its note or rows are broken."""
-    path = folder / _STATE
     try:
-        state = json.loads(path.read_text())
+        state = json.loads((folder / _STATE).read_text())
         # longer is no fault: rows follow the note until the next one
-        whole = (folder / _NORMS).stat().st_size >= 4 * state["rows"] and (
-            folder / PROFILES
-        ).is_file()
+        norms = (folder / _NORMS).stat().st_size
+        whole = norms >= 4 * state["rows"] and (folder / MATRIX).is_file()
     except (OSError, ValueError, KeyError):
         return None
     return state if whole else None
-
-
-def _close_quietly(files: ExitStack, *, quiet: bool) -> None:
-    """Close files, whose last bytes may not fit on a full disk."""
-    try:
-        files.close()
-    except OSError:
-        if not quiet:
-            raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
-from perturbgen.core.files import BROKEN, require_file, require_folder
-from perturbgen.core.tables import read_frame, reading, require_unique
+from perturbgen.core.files import read_json, require_file, require_folder
+from perturbgen.core.tables import open_h5ad, read_frame, reading, require_sound, require_unique
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 
 # The files of an extraction of L1000 matrices.
@@ -63,12 +62,7 @@ def _map(path: Path) -> np.ndarray:
 
 def _read_features(path: Path) -> pd.Index:
     """The names of the columns."""
-    try:
-        names = json.loads(require_file(path, "list of features").read_text())
-    except ValueError as error:
-        raise InputError(
-            f"{path} is no JSON: {error}", expected="a list of names", cause=BROKEN
-        ) from None
+    names = read_json(path, "list of features")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise InputError(f"{path} holds no list of names", expected='["feature_0", "feature_1"]')
     return pd.Index(names)
@@ -77,7 +71,7 @@ def _read_features(path: Path) -> pd.Index:
 def _read_extraction(folder: Path) -> Profiles:
     """What ``perturbgen l1000 extract`` wrote: samples are rows, genes (by Entrez id) features."""
     folder = require_folder(folder, "extraction")
-    manifest = json.loads(require_file(folder / MANIFEST, "manifest").read_text())
+    manifest = read_json(folder / MANIFEST, "manifest")
     # mapped: 1.2 million profiles of 978 genes are 4.7 GB
     matrix = _map(folder / MATRIX)
     if matrix.shape != (manifest["samples"], manifest["genes"]):
@@ -93,11 +87,9 @@ def _read_extraction(folder: Path) -> Profiles:
 
 def _read_h5ad(path: Path, key: str | None) -> Profiles:
     """An obsm entry, or X with its genes, and obs; X stays on the disk unless it is asked for."""
-    import anndata
-
     with reading(path, "h5ad"):
         # backed: an embedding is asked for more often than the counts beside it
-        adata = anndata.read_h5ad(path, backed="r")
+        adata = open_h5ad(path, backed=True)
         try:
             names = [*adata.obsm, "X"]
             if key not in names:
@@ -112,6 +104,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
             adata.file.close()
     if not len(meta):
         raise InputError(f"{path} has no rows", expected="at least one")
+    require_sound(found, f"{path}: {key}")
     # a single column may come without its second dimension
     values = found.toarray() if hasattr(found, "toarray") else np.asarray(found)
     values = values.reshape(len(meta), -1)

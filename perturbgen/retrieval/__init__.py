@@ -10,10 +10,9 @@ from perturbgen.retrieval.consistency import (
     percent_replicating,
     relationship_recall,
 )
-from perturbgen.retrieval.controls import controlled
 from perturbgen.retrieval.crossmodal import MatchedFold, match_fold, match_modalities
 from perturbgen.retrieval.embedding import Measure, require_labels
-from perturbgen.retrieval.evaluator import Retrieval, retrieve
+from perturbgen.retrieval.evaluator import Retrieval, controlled, retrieve
 from perturbgen.retrieval.neighbours import (
     group_neighbours,
     knn_mixing,
@@ -21,5 +20,5 @@ from perturbgen.retrieval.neighbours import (
     nearest,
     neighbour_table,
 )
-from perturbgen.retrieval.nulls import expected_ap
 from perturbgen.retrieval.report import retrieval_page
+from perturbgen.retrieval.scores import expected_ap

@@ -7,7 +7,7 @@ matching.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import numpy as np
@@ -23,7 +23,6 @@ from perturbgen.retrieval.embedding import (
     require_labels,
     unit_rows,
 )
-from perturbgen.retrieval.nulls import benjamini_hochberg
 
 _MOST_CONTROLS: Final = 1000  # compared all with all; of more so many are drawn
 _LARGEST: Final = 50  # members of a group that are compared; of larger ones so many are drawn
@@ -63,11 +62,10 @@ def consistency(
         return float((np.square(u.sum(axis=0)).sum() - np.square(u).sum()) / (n * (n - 1)))
 
     values = {int(code): mean_cosine(group == code) for code in wanted}
-    drawn = {
-        int(size): [mean_cosine(_one_a_group(group, pool, int(size), rng)) for _ in range(draws)]
-        for size in np.unique(sizes[wanted])
-    }
-    return _against_null(meta[same], group, sizes, values, "consistency", drawn)
+    drawn = _draw_null(
+        lambda size: mean_cosine(_one_a_group(group, pool, size, rng)), sizes[wanted], draws
+    )
+    return _against_null(meta[same], group, values, "consistency", drawn)
 
 
 def magnitude(
@@ -109,11 +107,8 @@ def magnitude(
         own = vectors[treated == code]
         across = cdist(own, vectors[rows]).mean()
         values[int(code)] = 2 * across - _mean_pair(cdist(own, own)) - spread
-    drawn = {
-        int(size): [_null_energy(base, int(size), rng) for _ in range(draws)]
-        for size in np.unique(sizes[wanted])
-    }
-    return _against_null(meta[same], treated, sizes, values, "magnitude", drawn)
+    drawn = _draw_null(lambda size: _null_energy(base, size, rng), sizes[wanted], draws)
+    return _against_null(meta[same], treated, values, "magnitude", drawn)
 
 
 def _mean_pair(square: Array) -> float:
@@ -149,24 +144,29 @@ def _one_a_group(group: Array, pool: Array, size: int, rng: np.random.Generator)
     return rng.choice(first, size, replace=False)
 
 
+def _draw_null(draw: Callable[[int], float], sizes: Array, draws: int) -> dict[int, Array]:
+    """Null values (draws,) for each size of a group."""
+    return {int(n): np.array([draw(int(n)) for _ in range(draws)]) for n in np.unique(sizes)}
+
+
 def _against_null(
     labels: pd.Series,
     group: Array,
-    sizes: Array,
     values: Mapping[int, float],
     name: str,
-    drawn: Mapping[int, list[float]],
+    drawn: Mapping[int, Array],
 ) -> pd.DataFrame:
     """One row a group, by its label; ``drawn`` are null values by a group's size."""
-    null = {size: np.sort(of_size) for size, of_size in drawn.items()}
-    p = []
-    for code, value in values.items():
-        below = np.searchsorted(null[int(sizes[code])], value, side="left")
-        # The group itself is one of the draws, so that no p is 0.
-        draws = len(null[int(sizes[code])])
-        p.append((draws - below + 1) / (draws + 1))
-    table = pd.DataFrame({"size": sizes[list(values)], name: list(values.values()), "p": p})
-    table["q"] = benjamini_hochberg(np.array(p))
+    from scipy.stats import false_discovery_control
+
+    sizes = np.bincount(group[group >= 0])[list(values)]
+    # The group itself is one of the draws, so that no p is 0.
+    p = [
+        ((drawn[n] >= value).sum() + 1) / (len(drawn[n]) + 1)
+        for n, value in zip(sizes, values.values(), strict=True)
+    ]
+    table = pd.DataFrame({"size": sizes, name: list(values.values()), "p": p})
+    table["q"] = false_discovery_control(p)
     return table.set_axis(_names(labels, group, values))
 
 
@@ -229,12 +229,10 @@ def percent_replicating(
             expected="groups of at least two rows",
             fix="another same=",
         )
-    # The median of few pairs spreads more than that of many: each size has a limit of its own.
-    limits = {}
-    for size in sorted(set(sizes.values())):
-        drawn = [null_median(size) for _ in range(null_groups)]
-        limits[size] = float(np.quantile(drawn, quantile))
     table = pd.DataFrame({"size": sizes, "median": medians})
+    # The median of few pairs spreads more than that of many: each size has a limit of its own.
+    drawn = _draw_null(null_median, table["size"].to_numpy(), null_groups)
+    limits = {size: float(np.quantile(null, quantile)) for size, null in drawn.items()}
     table["threshold"] = table["size"].map(limits)
     table["passes"] = table["median"] > table["threshold"]
     return table.set_axis(_names(meta[same], group, table.index))
@@ -269,7 +267,8 @@ def relationship_recall(
     low, high = np.quantile(_pair_cosines(unit, rng), [tail, 1 - tail])
 
     def shares(order: Array) -> Array:
-        values = np.einsum("ij,ij->i", unit[order[pairs[:, 0]]], unit[order[pairs[:, 1]]])
+        ends = unit[order[pairs]]
+        values = np.einsum("ij,ij->i", ends[:, 0], ends[:, 1])
         return np.array([(values >= high).mean(), (values <= low).mean()])
 
     all_rows = np.arange(len(unit))

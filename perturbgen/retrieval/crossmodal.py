@@ -17,7 +17,7 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import Array
 from perturbgen.retrieval.embedding import Measure, Similarity, read_embedding
-from perturbgen.retrieval.nulls import harmonic_number
+from perturbgen.retrieval.scores import harmonic_number
 
 _DEPTHS: Final = (1, 5, 10)
 
@@ -44,7 +44,12 @@ def match_modalities(
     shared = _shared_labels(first, second)
     stratum = np.full(len(shared), "all", object)
     if strata is not None:
-        _require_labelled(strata, shared, "stratum")
+        absent = shared[~shared.isin(strata.index[strata.notna()])]
+        if len(absent):
+            raise SchemaError(
+                f"no stratum for {len(absent)} perturbations: {shorten(absent)}",
+                expected="one for each",
+            )
         stratum = strata.loc[shared].to_numpy()
     rows = []
     for source, target, (one, other) in ((first, second, names), (second, first, names[::-1])):
@@ -108,10 +113,8 @@ def _partner_tests(
 ) -> dict[str, Any]:
     """The metrics of the queries ``here``, their null means and p-values."""
     observed = _metrics(low[here, here], high[here, here], total)
-    null = []
-    for _ in range(permutations):
-        partner = rng.permutation(here)
-        null.append(_metrics(low[here, partner], high[here, partner], total))
+    partners = (rng.permutation(here) for _ in range(permutations))
+    null = [_metrics(low[here, partner], high[here, partner], total) for partner in partners]
     drawn = np.array(null)
     better = drawn >= observed
     better[:, -1] = drawn[:, -1] <= observed[-1]  # a small rank is a good one
@@ -164,12 +167,3 @@ def _partner_scores(low: Array, high: Array, total: int, depths: Sequence[int]) 
     quantile = ((low + high) / 2 - 1) / max(total - 1, 1)
     hits = [np.clip((k - low + 1) / width, 0, 1) for k in depths]
     return np.stack([precision, quantile, *hits], axis=-1)
-
-
-def _require_labelled(values: pd.Series, labels: pd.Index, what: str) -> None:
-    """Each perturbation has one."""
-    absent = labels[~labels.isin(values.index[values.notna()])]
-    if len(absent):
-        raise SchemaError(
-            f"no {what} for {len(absent)} perturbations: {shorten(absent)}", expected="one for each"
-        )

@@ -1,4 +1,4 @@
-"""An embedding and its labels as they are given, checked and made ready for similarities.
+"""An embedding and its labels: checked, paired by columns, and made ready for similarities.
 
 Similarities are matrix products of prepared rows, a block of queries at a time.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
@@ -21,20 +21,17 @@ _NAMES: Final = ("cosine", "correlation", "spearman", "euclidean", "precomputed"
 _log = logging.getLogger(__name__)
 
 
-def as_list(columns: str | Sequence[str]) -> list[str]:
-    """One column or several."""
-    return [columns] if isinstance(columns, str) else list(columns)
-
-
-def require_labels(meta: pd.DataFrame, columns: Sequence[str]) -> None:
-    """All columns are there."""
+def require_labels(meta: pd.DataFrame, columns: str | Sequence[str]) -> list[str]:
+    """One column or several as a list, all of which are there."""
+    columns = [columns] if isinstance(columns, str) else list(columns)
     for column in columns:
         if column not in meta:
             raise SchemaError(
                 f"no column {column!r} among the {len(meta.columns)} label columns",
                 expected="a column of labels",
-                fix=suggest(column, [str(name) for name in meta.columns]),
+                fix=suggest(column, meta.columns),
             )
+    return columns
 
 
 def codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
@@ -191,6 +188,7 @@ def _ranks(vectors: Array, *, block: int = 4096) -> Array:
     """Ranks within each row, ties averaged."""
     from scipy.stats import rankdata
 
+    # Block by block: rankdata makes float64 copies of all that it is given.
     out = np.empty_like(vectors)
     for start in range(0, len(vectors), block):
         out[start : start + block] = rankdata(vectors[start : start + block], axis=1)
@@ -213,3 +211,110 @@ def _distinct_rows(vectors: Array, *, block: int = 4096) -> tuple[Array, Array]:
     place = np.empty(len(first), np.int64)
     place[np.argsort(first)] = np.arange(len(first))
     return kept, place[column]
+
+
+class Queries(NamedTuple):
+    """Labels of queries as integer codes, -1 where unknown."""
+
+    itself: Array  # (queries,) the query's own number among the candidates, -1 if it is none
+    group: Array
+    stratum: Array
+    differ: Array  # (queries, columns in which positives differ)
+    opposed: Array  # (queries, columns in which negatives differ)
+
+
+class Candidates(NamedTuple):
+    """Labels of candidates, and lists of them.
+
+    Group ``g``'s members are ``members[member_starts[g]:member_starts[g + 1]]``, and the possible
+    negatives of stratum ``s`` are ``negatives[negative_starts[s]:negative_starts[s + 1]]``.
+    """
+
+    group: Array
+    differ: Array
+    opposed: Array
+    members: Array
+    member_starts: Array
+    negatives: Array
+    negative_starts: Array
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Queries against candidates: their rows in the embedding, and their labels.
+
+    What is a positive or a negative is decided in ``ranks``: ``_find_positives``, and for negatives
+    ``_count_negatives`` (CPU) and ``_DeviceCounter._histograms`` (GPU).
+    """
+
+    query: Array
+    candidate: Array
+    queries: Queries
+    among: Candidates
+
+    @classmethod
+    def by_columns(
+        cls,
+        meta: pd.DataFrame,
+        *,
+        same: Sequence[str],
+        differ: Sequence[str] = (),
+        negatives_same: Sequence[str] = (),
+        negatives_differ: Sequence[str] = (),
+        queries: Array | None = None,
+        candidates: Array | None = None,
+        negatives: Array | None = None,
+    ) -> Self:
+        """Positives agree in ``same`` and differ in ``differ``; negatives disagree in ``same``.
+
+        ``negatives_same`` restricts negatives to rows that agree with the query there (the same
+        plate), and ``negatives_differ`` to rows that differ in each of its columns. The masks
+        (rows,) say which rows ask, which may be found, and which serve as negatives (for instance
+        the DMSO wells). A row without ``same`` takes no part, unless ``negatives`` names it; one
+        without ``differ`` is no query's positive.
+        """
+        if not same:
+            raise SchemaError(
+                "no column in same",
+                expected="the columns in which positives agree",
+                fix='same=["compound"]',
+            )
+        group, stratum = codes(meta, same), codes(meta, negatives_same)
+        found = read_mask(candidates, meta, "candidates")
+        asking = read_mask(queries, meta, "queries") & (group >= 0)
+        opposing = found & (group >= 0)
+        if negatives is not None:
+            opposing = read_mask(negatives, meta, "negatives")
+        against = opposing & (stratum >= 0)
+        # Rows that no query can find or be measured against are dropped before any similarity.
+        candidate = np.flatnonzero((found & (group >= 0)) | against)
+        number = np.full(len(meta), -1)
+        number[candidate] = np.arange(len(candidate))
+        differs, opposes = _separate_codes(meta, differ), _separate_codes(meta, negatives_differ)
+        query = np.flatnonzero(asking)
+        asked = Queries(number[query], group[query], stratum[query], differs[query], opposes[query])
+        among = Candidates(
+            group[candidate],
+            differs[candidate],
+            opposes[candidate],
+            *_by_code(group, found, candidate),
+            *_by_code(stratum, against, candidate),
+        )
+        return cls(query, candidate, asked, among)
+
+
+def _separate_codes(meta: pd.DataFrame, columns: Sequence[str]) -> Array:
+    """(rows, columns) the code of each column on its own."""
+    out = np.empty((len(meta), len(columns)), np.int64)
+    for j, column in enumerate(columns):
+        out[:, j] = codes(meta, [column])
+    return out
+
+
+def _by_code(code: Array, wanted: Array, candidate: Array) -> tuple[Array, Array]:
+    """The wanted candidates' numbers sorted by their row's code, and where each code begins."""
+    own = code[candidate]
+    position = np.flatnonzero(wanted[candidate] & (own >= 0))
+    order = position[np.argsort(own[position], kind="stable")]
+    sizes = np.bincount(own[position], minlength=code.max(initial=-1) + 1)
+    return order, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)

@@ -1,5 +1,7 @@
 """``retrieve``: rank every query's candidates exactly and say how well its own kind is found.
 
+``controlled`` repeats it with other plates and wells, and with shuffled labels.
+
 Ties have one rule everywhere: tied candidates count as the mean over all their orders, so that a
 constant embedding scores exactly what chance gives and the order of the rows never matters.
 """
@@ -7,22 +9,27 @@ constant embedding scores exactly what chance gives and the order of the rows ne
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
-from numba import njit
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import Array, interval, resample
-from perturbgen.retrieval.embedding import Measure, Similarity, as_list, read_embedding
-from perturbgen.retrieval.nulls import benjamini_hochberg, expected_ap, group_p_values
-from perturbgen.retrieval.pairs import Pairing
-from perturbgen.retrieval.ranks import Ranked, ranked_blocks
+from perturbgen.retrieval.embedding import (
+    Measure,
+    Pairing,
+    Similarity,
+    codes,
+    read_embedding,
+    read_mask,
+    require_labels,
+)
+from perturbgen.retrieval.ranks import ranked_blocks
+from perturbgen.retrieval.scores import expected_ap, group_p_values, score_queries
 
 SIGNIFICANT: Final = 0.05
 _FRACTIONS: Final = (0.001, 0.01, 0.1)
@@ -34,6 +41,7 @@ _HITS: Final = ("p_at_1", *(f"r_at_{k}" for k in _DEPTHS[1:]))
 _COLUMNS: Final = ("ap", "auc", "median_q", *_TOP, "early_auc", *_HITS)  # as the kernel writes them
 _MEANS: Final = ("ap", "nap", "auc", "early_auc", *_TOP, *_HITS)
 _BY_PAIR: Final = ("auc", "early_auc", *_TOP)
+_SHOWN: Final = ("ap", "nap", "auc", "median_q", "top_0.01", "p_at_1")  # of a control
 _log = logging.getLogger(__name__)
 
 
@@ -149,7 +157,8 @@ def retrieve(
     * ``p_at_1``, ``r_at_k``: chance that the best hit, or one of the first k, is a positive.
     """
     same, differ, negatives_same, negatives_differ = (
-        as_list(columns) for columns in (same, differ, negatives_same, negatives_differ)
+        require_labels(meta, columns)
+        for columns in (same, differ, negatives_same, negatives_differ)
     )
     vectors = read_embedding(embedding, meta)
     pairs = Pairing.by_columns(
@@ -187,7 +196,7 @@ def _query_metrics(
     fractions, depths = np.array(_FRACTIONS), np.array(_DEPTHS)
     with progress("ranking", asked) as tick:
         for rows, part in ranked_blocks(pairs, similarity, chunk=chunk, device=device):
-            _score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows], histogram)
+            score_queries(part, harmonic, fractions, depths, _EARLY, metrics[rows], histogram)
             positives[rows], opposed[rows] = part.positives, part.negatives
             tick(len(part.positives))
     table = pd.DataFrame(metrics, columns=list(_COLUMNS))
@@ -223,6 +232,8 @@ def _group_tables(
     table: pd.DataFrame, group: Array, same: Sequence[str], draws: int, seed: int
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Means over each group's queries with p and BH's p_bh, and means over its pairs."""
+    from scipy.stats import false_discovery_control
+
     usable = table["ap"].notna().to_numpy()
     used, code = table[usable].reset_index(drop=True), group[usable]
     grouped = used.groupby(code, sort=True)
@@ -233,107 +244,91 @@ def _group_tables(
     means["median_q"] = grouped["median_q"].median()
     out = out.join(means)
     out["p"] = group_p_values(used, code, draws=draws, seed=seed)
-    out["p_bh"] = benjamini_hochberg(out["p"].to_numpy())
+    out["p_bh"] = false_discovery_control(out["p"].to_numpy())
     weighted = used[list(_BY_PAIR)].mul(used["positives"], axis=0).groupby(code, sort=True).sum()
     return out.reset_index(drop=True), weighted.div(out["pairs"], axis=0).reset_index(drop=True)
 
 
-@njit(nogil=True, cache=True)
-def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
-    """AP: the mean over positives of the precision at their rank.
+def controlled(
+    embedding: Array | pd.DataFrame,
+    meta: pd.DataFrame,
+    *,
+    same: str | Sequence[str],
+    differ: str | Sequence[str] = (),
+    plate: str | None = None,
+    well: str | None = None,
+    rng: np.random.Generator,
+    **options: Any,
+) -> pd.DataFrame:
+    """A row per variant of one retrieval (means per query); ``note`` says why one is impossible.
 
-    A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
-    Najork 2008)
+    * ``other plate``, ``other well``: positives must lie on another plate, at another position, so
+      that neither can help; ``negatives on the plate``: negatives share the query's plate, so that
+      the plate cannot help either;
+    * ``shuffled labels``: labels permuted (within the plate, where one is given): what the design
+      alone gives;
+    * ``the plate itself``, ``the well itself``: the plate (or the position, on another plate) as
+      the label, positives and negatives being of other groups: how well a batch is retrieved.
+      Chance is an auc of one half, more is leakage.
 
-        r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i)
-
-    which harmonic numbers give in closed form.
+    ``options`` go to :func:`retrieve`.
     """
-    total = 0.0
-    start = 0
-    while start < len(sims):
-        end = start + 1
-        while end < len(sims) and sims[end] == sims[start]:
-            end += 1
-        r, before = end - start, start + above[start]
-        n = r + tied[start]
-        if n == 1:
-            total += (start + 1) / (before + 1)
-        else:
-            span = harmonic[before + n] - harmonic[before]
-            total += r / n * ((start + 1) * span + (r - 1) / (n - 1) * (n - (before + 1) * span))
-        start = end
-    return total / len(sims)
-
-
-@njit(nogil=True, cache=True)
-def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> float:
-    """The chance that a positive is among the first k, if ``first`` items precede the best tie."""
-    if first >= k:
-        return 0.0
-    miss = 1.0
-    for j in range(min(k - first, tied_items)):
-        miss *= max(tied_items - tied_positives - j, 0) / (tied_items - j)
-    return 1.0 - miss
-
-
-@njit(nogil=True, cache=True)
-def _share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
-    """The share of a positive's tie orders with a rank quantile under ``fraction``."""
-    # Rounded, so that it is whole where it should be: .1 x 3 is a little more than .3.
-    limit = round(fraction * negatives, 9)
-    better = min(max(math.ceil(limit) - above, 0), tied + 1)
-    if limit == math.floor(limit) and 0 <= limit - above <= tied:
-        return (better + 0.5) / (tied + 1)
-    return better / (tied + 1)
-
-
-@njit(nogil=True, cache=True)
-def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
-    """1 - W(q), where W(u) = (1 - exp(-alpha u)) / (1 - exp(-alpha)); the mean over tie orders."""
-    # The mean over tie orders is a geometric sum.
-    step = math.exp(-alpha / negatives)
-    mean = (
-        math.exp(-alpha * above / negatives) * (1 - step ** (tied + 1)) / ((1 - step) * (tied + 1))
-    )
-    return (mean - math.exp(-alpha)) / (1 - math.exp(-alpha))
-
-
-@njit(nogil=True, cache=True)
-def _score_queries(
-    part: Ranked,
-    harmonic: Array,
-    fractions: Array,
-    depths: Array,
-    alpha: float,
-    out: Array,
-    histogram: Array,
-) -> None:
-    """Every metric of every query into ``out`` (queries, 4 + fractions + depths), or NaN stays.
-
-    The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
-    hits at each depth. Every rank quantile q is counted in ``histogram``; its last place is q = 1.
-    """
-    sims, above, tied, last = part.sims, part.above, part.tied, len(histogram) - 1
-    for i in range(len(part.positives)):
-        a, n, negatives = part.offsets[i], part.positives[i], part.negatives[i]
-        if n == 0 or negatives == 0:
+    same, differ = require_labels(meta, same), require_labels(meta, differ)
+    require_labels(meta, [column for column in (plate, well) if column])
+    found = read_mask(options.get("candidates"), meta, "candidates")
+    shuffled = _shuffle_labels(meta, same, within=[plate] if plate else [], rows=found, rng=rng)
+    variants: dict[str, dict[str, Any]] = {"as given": {}}
+    if plate:
+        variants["other plate"] = {"differ": [*differ, plate]}
+        variants["negatives on the plate"] = {"negatives_same": [plate]}
+    if well:
+        variants["other well"] = {"differ": [*differ, well]}
+    if plate and well:
+        variants["other plate and well"] = {"differ": [*differ, plate, well]}
+    variants["shuffled labels"] = {}
+    if plate:
+        variants["the plate itself"] = {"same": [plate], "differ": same, "negatives_differ": same}
+    if plate and well:
+        # On another plate only: else the plate would help to find the well.
+        apart = [*same, plate]
+        variants["the well itself"] = {"same": [well], "differ": apart, "negatives_differ": apart}
+    rows: dict[str, dict[str, Any]] = {}
+    for name, rule in variants.items():
+        labels = shuffled if name == "shuffled labels" else meta
+        try:
+            result = retrieve(
+                embedding, labels, **{"same": same, "differ": differ, **options, **rule}
+            )
+        # One plate only, for instance: the other variants still say something.
+        except SchemaError as error:
+            rows[name] = {"note": error.what}
             continue
-        values, quantiles = out[i], np.empty(n)
-        end = a + n
-        values[0] = _average_precision(sims[a:end], above[a:end], tied[a:end], harmonic)
-        values[1:] = 0
-        for j in range(a, end):
-            q = (above[j] + 0.5 * tied[j]) / negatives
-            quantiles[j - a] = q
-            histogram[int(q * last + 0.5)] += 1
-            values[1] += q / n
-            for f in range(len(fractions)):
-                values[3 + f] += _share_above(above[j], tied[j], negatives, fractions[f]) / n
-            values[3 + len(fractions)] += _early_area(above[j], tied[j], negatives, alpha) / n
-        values[2] = 0.5 * (quantiles[(n - 1) // 2] + quantiles[n // 2])
-        best = 1
-        while best < n and sims[a + best] == sims[a]:
-            best += 1
-        for d in range(len(depths)):
-            values[4 + len(fractions) + d] = _hit_chance(above[a], best, best + tied[a], depths[d])
+        means: Any = result.summary().loc["per query"]
+        shown = {column: float(means[column]) for column in _SHOWN}
+        rows[name] = {**shown, "queries": int(means["n"]), "note": ""}
+    return pd.DataFrame(list(rows.values()), index=list(rows), columns=[*_SHOWN, "queries", "note"])
+
+
+def _shuffle_labels(
+    meta: pd.DataFrame,
+    columns: Sequence[str],
+    *,
+    within: Sequence[str] = (),
+    rows: Array | None = None,
+    rng: np.random.Generator,
+) -> pd.DataFrame:
+    """The table with labels permuted among the rows that agree in ``within``.
+
+    Rows outside the mask ``rows`` (the vehicle) and rows without a label keep what they have.
+    """
+    place = np.arange(len(meta))
+    movable = read_mask(rows, meta, "rows") & (codes(meta, columns) >= 0)
+    # Within the plate: what retrieval still finds is then what plates and positions give.
+    stratum = codes(meta, within)
+    for code in np.unique(stratum):
+        here = np.flatnonzero((stratum == code) & movable)
+        place[here] = rng.permutation(here)
+    shuffled = meta.copy()
+    for column in columns:
+        shuffled[column] = meta[column].take(place).set_axis(meta.index)
+    return shuffled

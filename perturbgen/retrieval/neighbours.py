@@ -13,7 +13,6 @@ from perturbgen.core.stats import Array
 from perturbgen.retrieval.embedding import (
     Measure,
     Similarity,
-    as_list,
     codes,
     read_embedding,
     require_labels,
@@ -37,8 +36,7 @@ def nearest(
     Neighbours differ from the row in each of ``differ``; where fewer than k do, the rest has row -1
     and similarity NaN. For euclidean the similarity is the negative distance.
     """
-    columns = as_list(differ)
-    require_labels(meta, columns)
+    columns = require_labels(meta, differ)
     vectors = read_embedding(embedding, meta)
     if not 0 < k < len(vectors):
         raise SchemaError(
@@ -128,9 +126,9 @@ def knn_mixing(
     ``lisi`` the inverse Simpson index of the neighbours' batches; ``p`` kBET's chi-squared p-value
     of their counts against the stratum's.
     """
-    require_labels(meta, [batch, *as_list(within)])
-    vectors = read_embedding(embedding, meta)
-    batches, strata = codes(meta, [batch]), codes(meta, as_list(within))
+    require_labels(meta, [batch])
+    vectors, strata = read_embedding(embedding, meta), codes(meta, require_labels(meta, within))
+    batches = codes(meta, [batch])
     if k < 1:
         raise SchemaError(f"{k} neighbours", expected="at least one")
     out = np.full((len(meta), 6), np.nan)

@@ -16,8 +16,7 @@ from numba import njit
 from perturbgen.core.errors import MissingDependencyError
 from perturbgen.core.stats import Array
 from perturbgen.core.system import cores
-from perturbgen.retrieval.embedding import Similarity
-from perturbgen.retrieval.pairs import Candidates, Pairing, Queries
+from perturbgen.retrieval.embedding import Candidates, Pairing, Queries, Similarity
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -67,7 +66,8 @@ def _rank_block(pairs: Pairing, similarity: Similarity, rows: slice) -> Ranked:
     """One block on one core."""
     block = similarity.block(rows)
     queries, part, found = _positives(pairs, rows, block.dtype)
-    _rank_positives(block, similarity.column, queries, pairs.among, found, part)
+    _sort_positives(block, similarity.column, found, part)
+    _count_negatives(block, similarity.column, queries, pairs.among, part)
     return part
 
 
@@ -226,9 +226,7 @@ def _count_negatives(
         best, worst = sims[here], sims[here + n - 1]
         # Bins say within a few places where a similarity stands among the positives, which a
         # binary search over all of them would look up once for each candidate.
-        bins = min(4 * n, 4096)
-        scale = _bin_scale(best, worst, bins)
-        better = _better_bins(sims[here : here + n], worst, scale, bins)
+        better, scale = _better_bins(sims[here : here + n])
         for m in range(starts[stratum], starts[stratum + 1]):
             c = among.negatives[m]
             if among.group[c] == group or c == itself:
@@ -242,7 +240,7 @@ def _count_negatives(
             elif s < worst:
                 low = n
             else:
-                place = min(int((s - worst) * scale), bins - 1)
+                place = min(int((s - worst) * scale), len(better) - 2)
                 low, high = better[place + 1], better[place]
                 # low becomes the number of positives that are better than this negative
                 while low < high:
@@ -260,27 +258,23 @@ def _count_negatives(
 
 
 @njit(nogil=True, cache=True)
-def _bin_scale(best: float, worst: float, bins: int) -> float:
-    """What brings (s - worst) to a bin number; 0, one bin, where the range has no width."""
-    width = best - worst
-    if width <= 0 or not np.isfinite(bins / width):
-        return 0.0
-    return bins / width
-
-
-@njit(nogil=True, cache=True)
-def _better_bins(sims: Array, worst: float, scale: float, bins: int) -> Array:
-    """(bins + 1,) how many positives lie in bin b or a better one.
+def _better_bins(sims: Array) -> tuple[Array, float]:
+    """(bins + 1,) how many positives lie in bin b or a better one; the scale of (s - worst) to b.
 
     Binning is monotone in floating point, too, so a positive in a better bin than a negative's is
     above it for sure.
     """
+    worst, bins = sims[-1], min(4 * len(sims), 4096)
+    scale = bins / (sims[0] - worst) if sims[0] > worst else 0.0
+    # One bin, where the range has no width.
+    if not np.isfinite(scale):
+        scale = 0.0
     count = np.zeros(bins + 1, np.int64)
     for s in sims:
         count[min(int((s - worst) * scale), bins - 1)] += 1
     for b in range(bins - 1, -1, -1):
         count[b] += count[b + 1]
-    return count
+    return count, scale
 
 
 @njit(nogil=True, cache=True)
@@ -303,15 +297,6 @@ def _spread_counts(over: Array, level: Array, sims: Array, above: Array, tied: A
             total += over[j]
         total += level[k]
         k = end
-
-
-@njit(nogil=True, cache=True)
-def _rank_positives(
-    block: Array, column: Array, queries: Queries, among: Candidates, found: Array, part: Ranked
-) -> None:
-    """Fill ``part`` from a block of similarities (queries, distinct candidates)."""
-    _sort_positives(block, column, found, part)
-    _count_negatives(block, column, queries, among, part)
 
 
 @njit(nogil=True, cache=True)

@@ -35,7 +35,14 @@ def retrieval_page(
         _curve_figure(result),
         "The share of all positives that have at most this part of their negatives above them.",
     )
-    page.section("Groups", _group_text(result))
+    found = int((result.groups["p_bh"] < SIGNIFICANT).sum())
+    lonely = int((result.queries["positives"] == 0).sum())
+    page.section(
+        "Groups",
+        f"{found:,} of {len(result.groups):,} groups are found above chance (Benjamini-Hochberg, "
+        f"{SIGNIFICANT:g})."
+        + (f" {lonely:,} queries had no positive and are skipped." if lonely else ""),
+    )
     page.figure(
         _groups_figure(result),
         "Each group's mean average precision; the tick is what chance gives its size.",
@@ -125,17 +132,6 @@ def _groups_figure(result: Retrieval) -> Figure:
     return figure.update_yaxes(title="mean average precision", range=[0, 1.02]).update_layout(
         height=420
     )
-
-
-def _group_text(result: Retrieval) -> str:
-    """How many groups are found, and how many queries have no positive."""
-    lonely = int((result.queries["positives"] == 0).sum())
-    found = int((result.groups["p_bh"] < SIGNIFICANT).sum())
-    text = (
-        f"{found:,} of {len(result.groups):,} groups are found above chance (Benjamini-Hochberg, "
-        f"{SIGNIFICANT:g})."
-    )
-    return text + (f" {lonely:,} queries had no positive and are skipped." if lonely else "")
 
 
 def _listed_groups(result: Retrieval, *, best: bool) -> list[dict[str, Any]]:

@@ -251,7 +251,8 @@ def test_one_feature_makes_no_map(tmp_path: Path, capsys: Capture) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("{", "is no JSON"), ("5", "no list of names"), ("[1]", "no list of names")]
+    ("text", "words"),
+    [("{", "not a whole list"), ("5", "no list of names"), ("[1]", "no list of names")],
 )
 def test_a_profile_folder_with_a_broken_list_of_features(
     text: str, words: str, tmp_path: Path, capsys: Capture

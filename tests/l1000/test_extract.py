@@ -6,6 +6,7 @@ import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -13,8 +14,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError, StorageError
-from perturbgen.l1000 import Extraction, ExtractionOptions, extract, growing, landmarks
+from perturbgen.l1000 import ExtractionOptions, extract, growing, landmarks
 from perturbgen.l1000.growing import Growing, _Moments
+from perturbgen.profiles import Profiles, read_profiles
 
 from .conftest import SAMPLES, raw_gctx
 
@@ -31,22 +33,31 @@ def wanted(tmp_path: Path) -> Path:
     return path
 
 
+def manifest(extracted: Profiles) -> Any:
+    """What an extraction says of itself."""
+    return json.loads((Path(extracted.source) / "manifest.json").read_text())
+
+
+def genes_of(extracted: Profiles) -> pd.DataFrame:
+    """What is known of the genes of an extraction."""
+    assert extracted.feature_table is not None
+    return extracted.feature_table
+
+
 def test_genes_are_found_by_id_wherever_they_are(
     gctx: Write, inst_info: Write, wanted: Path, values: np.ndarray, tmp_path: Path
 ) -> None:
     order = [5, 2, 6, 0, 3, 1, 4]
     path = gctx(data=values[:, order], genes=[GENES[i] for i in order], chunks=(2, 2))
     found = extract([path], tmp_path / "out", metadata=[inst_info()], genes=wanted)
-    np.testing.assert_array_equal(found.matrix, values[:, :3])
-    assert found.genes.index.tolist() == GENES[:3]
-    assert found.samples.index.tolist() == SAMPLES
-    assert found.samples["control"].tolist() == [True, False, False, False, False]
-    np.testing.assert_allclose(found.genes["mean"], values[:, :3].mean(axis=0), rtol=1e-6)
-    np.testing.assert_allclose(found.genes["sd"], values[:, :3].std(axis=0, ddof=1), rtol=1e-6)
-    np.testing.assert_allclose(
-        found.samples["norm"], np.linalg.norm(values[:, :3], axis=1), rtol=1e-6
-    )
-    assert found.manifest["pert_types"] == {
+    np.testing.assert_array_equal(found.values, values[:, :3])
+    assert found.features.tolist() == GENES[:3]
+    assert found.meta.index.tolist() == SAMPLES
+    assert found.meta["control"].tolist() == [True, False, False, False, False]
+    np.testing.assert_allclose(genes_of(found)["mean"], values[:, :3].mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(genes_of(found)["sd"], values[:, :3].std(axis=0, ddof=1), rtol=1e-6)
+    np.testing.assert_allclose(found.meta["norm"], np.linalg.norm(values[:, :3], axis=1), rtol=1e-6)
+    assert manifest(found)["pert_types"] == {
         "trt_cp": 2,
         "ctl_vehicle": 1,
         "trt_poscon": 1,
@@ -55,7 +66,7 @@ def test_genes_are_found_by_id_wherever_they_are(
     assert not (tmp_path / "out.part").exists()
     data = found.to_anndata(SAMPLES[3:1:-1])
     np.testing.assert_array_equal(data.X, values[[3, 2], :3])
-    with pytest.raises(SchemaError, match="lacks 1 of the wanted samples: 'x'"):
+    with pytest.raises(SchemaError, match="lacks 1 of the wanted rows: 'x'"):
         found.to_anndata(["x"])
 
 
@@ -67,7 +78,7 @@ def test_probe_ids_and_symbols_are_understood(
     by_symbol = gctx("b.gctx", genes=landmarks()["gene_symbol"].tolist()[:7])
     for name, path in (("A", by_column), ("B", by_symbol)):
         found = extract([path], tmp_path / name, metadata=[inst_info()], genes=wanted)
-        assert found.genes.index.tolist() == GENES[:3]
+        assert found.features.tolist() == GENES[:3]
 
 
 def test_several_files_are_joined_by_gene_id(
@@ -77,9 +88,9 @@ def test_several_files_are_joined_by_gene_id(
     first = gctx("a.gctx")
     second = gctx("b.gctx", data=values[:, ::-1], genes=GENES[::-1], samples=others, chunks=(2, 3))
     found = extract([first, second], tmp_path / "out", genes=wanted)
-    np.testing.assert_array_equal(found.matrix, np.concatenate([values[:, :3]] * 2))
-    assert found.samples["source"].tolist() == ["a.gctx"] * 5 + ["b.gctx"] * 5
-    assert found.samples["cell_line"].tolist() == ["A375"] * 5 + ["MCF7"] * 5
+    np.testing.assert_array_equal(found.values, np.concatenate([values[:, :3]] * 2))
+    assert found.meta["source"].tolist() == ["a.gctx"] * 5 + ["b.gctx"] * 5
+    assert found.meta["cell_line"].tolist() == ["A375"] * 5 + ["MCF7"] * 5
 
 
 def test_other_gene_sets_are_refused_by_name_or_cut_to_what_is_common(
@@ -90,8 +101,8 @@ def test_other_gene_sets_are_refused_by_name_or_cut_to_what_is_common(
     with pytest.raises(SchemaError, match=rf"b.gctx lacks 1 \('{GENES[0]}'\)"):
         extract(paths, tmp_path / "out", genes=wanted)
     found = extract(paths, tmp_path / "out", genes=wanted, common_genes=True)
-    assert found.genes.index.tolist() == GENES[1:3]
-    np.testing.assert_array_equal(found.matrix, np.concatenate([values[:, 1:3]] * 2))
+    assert found.features.tolist() == GENES[1:3]
+    np.testing.assert_array_equal(found.values, np.concatenate([values[:, 1:3]] * 2))
 
 
 def test_files_of_other_genes_or_turned_around_are_told_apart(
@@ -105,7 +116,7 @@ def test_files_of_other_genes_or_turned_around_are_told_apart(
     with pytest.raises(SchemaError, match="has its genes where the samples belong") as error:
         extract([turned], tmp_path / "out", genes=wanted)
     assert "--transposed" in str(error.value)
-    assert extract([turned], tmp_path / "out", genes=wanted, transposed=True).matrix.shape == (5, 3)
+    assert extract([turned], tmp_path / "out", genes=wanted, transposed=True).values.shape == (5, 3)
 
 
 def test_ids_without_metadata_are_counted_and_the_first_five_named(
@@ -120,9 +131,9 @@ def test_ids_without_metadata_are_counted_and_the_first_five_named(
     assert not (tmp_path / "out.part").exists()
     found = extract([path], tmp_path / "out", metadata=[table], genes=wanted, keep_unknown=True)
     assert "they are kept" in caplog.text
-    assert found.samples["perturbagen"].isna().tolist() == [False] * 3 + [True] * 2
-    assert found.samples["control"].tolist() == [True] + [False] * 4
-    assert found.manifest["pert_types"]["unknown"] == 2
+    assert found.meta["perturbagen"].isna().tolist() == [False] * 3 + [True] * 2
+    assert found.meta["control"].tolist() == [True] + [False] * 4
+    assert manifest(found)["pert_types"]["unknown"] == 2
 
 
 def test_metadata_may_come_in_several_tables(
@@ -131,10 +142,10 @@ def test_metadata_may_come_in_several_tables(
     tables = [inst_info("a.txt", rows=[4, 0, 2]), inst_info("b.txt", rows=[3, 1])]
     found = extract([gctx()], tmp_path / "out", metadata=tables, genes=wanted)
     whole = extract([gctx()], tmp_path / "whole", metadata=[inst_info()], genes=wanted)
-    assert found.samples["dose"].tolist()[1:4] == [10, 0.5, 3.33]
-    for column in whole.samples:
+    assert found.meta["dose"].tolist()[1:4] == [10, 0.5, 3.33]
+    for column in whole.meta:
         pd.testing.assert_series_equal(
-            found.samples[column].astype(str), whole.samples[column].astype(str), check_names=False
+            found.meta[column].astype(str), whole.meta[column].astype(str), check_names=False
         )
 
 
@@ -170,16 +181,18 @@ def test_missing_values_are_kept_and_counted_or_filled(
     values[3] = 0
     path = gctx(data=values)
     found = extract([path], tmp_path / "out", genes=wanted)
-    assert found.genes["missing"].tolist() == [0, 0, 1]
+    assert genes_of(found)["missing"].tolist() == [0, 0, 1]
     assert "1 genes have missing values: 'RPS5'" in caplog.text
     assert "1 profiles are all zeros" in caplog.text
-    assert found.samples["norm"].eq(0).tolist() == [False, False, False, True, False]
-    np.testing.assert_allclose(found.genes["mean"], np.nanmean(values[:, :3], axis=0), rtol=1e-6)
+    assert found.meta["norm"].eq(0).tolist() == [False, False, False, True, False]
     np.testing.assert_allclose(
-        found.genes["sd"], np.nanstd(values[:, :3], axis=0, ddof=1), rtol=1e-6
+        genes_of(found)["mean"], np.nanmean(values[:, :3], axis=0), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+        genes_of(found)["sd"], np.nanstd(values[:, :3], axis=0, ddof=1), rtol=1e-6
     )
     filled = extract([path], tmp_path / "filled", genes=wanted, options=ExtractionOptions(fill=0.0))
-    np.testing.assert_array_equal(filled.matrix, np.nan_to_num(values[:, :3]))
+    np.testing.assert_array_equal(filled.values, np.nan_to_num(values[:, :3]))
 
 
 def test_half_precision_and_limits(
@@ -189,15 +202,15 @@ def test_half_precision_and_limits(
     found = extract(
         [gctx(data=values)], tmp_path / "out", genes=wanted, options=ExtractionOptions("float16")
     )
-    assert found.matrix.dtype == np.float16
-    assert np.isfinite(found.matrix).all()
+    assert found.values.dtype == np.float16
+    assert np.isfinite(found.values).all()
     clipped = extract(
         [gctx(data=values)],
         tmp_path / "c",
         genes=wanted,
         options=ExtractionOptions("float16", clip=10),
     )
-    np.testing.assert_array_equal(clipped.matrix, np.clip(values[:, :3], -10, 10))
+    np.testing.assert_array_equal(clipped.values, np.clip(values[:, :3], -10, 10))
 
 
 def big(tmp_path: Path) -> Path:
@@ -211,7 +224,7 @@ def test_an_interrupted_extraction_goes_on_and_ends_in_the_same_bytes(
     tmp_path: Path, wanted: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     path, blocks = big(tmp_path), 40 * 7 * 4
-    whole = extract([path], tmp_path / "whole", genes=wanted, block_bytes=blocks)
+    extract([path], tmp_path / "whole", genes=wanted, block_bytes=blocks)
     calls, append = 0, Growing.append
 
     def full(self: Growing, values: np.ndarray) -> None:
@@ -228,11 +241,13 @@ def test_an_interrupted_extraction_goes_on_and_ends_in_the_same_bytes(
     state = json.loads((tmp_path / "out.part" / growing._STATE).read_text())
     assert state["rows"] == 120
     caplog.set_level("INFO")
-    resumed = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
+    extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
     assert "going on after 120 of 403 samples" in caplog.text
     assert calls == 4 + (403 - 120 + 39) // 40
     for name in ("profiles.npy", "genes.parquet", "samples.parquet", "manifest.json"):
-        assert (resumed.folder / name).read_bytes() == (whole.folder / name).read_bytes(), name
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), (
+            name
+        )
 
 
 @pytest.mark.parametrize("failing", ["matrix", "norms"])
@@ -266,9 +281,9 @@ def test_rows_whose_writing_failed_are_not_counted_before_they_are_written_again
     assert json.loads((tmp_path / "out.part" / growing._STATE).read_text())["rows"] == 160
     monkeypatch.setattr(Growing, "append", append)
     resumed = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
-    np.testing.assert_array_equal(resumed.matrix, whole.matrix)
-    pd.testing.assert_frame_equal(resumed.genes, whole.genes)
-    pd.testing.assert_series_equal(resumed.samples["norm"], whole.samples["norm"])
+    np.testing.assert_array_equal(resumed.values, whole.values)
+    pd.testing.assert_frame_equal(genes_of(resumed), genes_of(whole))
+    pd.testing.assert_series_equal(resumed.meta["norm"], whole.meta["norm"])
 
 
 def test_a_disk_so_full_that_no_note_can_be_made_goes_on_from_the_last_one(
@@ -292,8 +307,8 @@ def test_a_disk_so_full_that_no_note_can_be_made_goes_on_from_the_last_one(
     monkeypatch.setattr(Growing, "note", note)
     resumed = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
     whole = extract([path], tmp_path / "whole", genes=wanted, block_bytes=blocks)
-    np.testing.assert_array_equal(resumed.matrix, whole.matrix)
-    pd.testing.assert_frame_equal(resumed.genes, whole.genes)
+    np.testing.assert_array_equal(resumed.values, whole.values)
+    pd.testing.assert_frame_equal(genes_of(resumed), genes_of(whole))
 
 
 def test_a_disk_that_is_too_small_is_said_before_anything_is_read(
@@ -321,7 +336,7 @@ def test_unfinished_work_on_other_options_is_not_gone_on_with(
     monkeypatch.undo()
     found = extract([path], tmp_path / "out", genes=wanted, options=ExtractionOptions(clip=1))
     assert "starting anew" in caplog.text
-    assert np.abs(found.matrix).max() == 1
+    assert np.abs(found.values).max() == 1
 
 
 def renormalise(path: Path) -> None:
@@ -339,7 +354,7 @@ def test_values_changed_in_place_are_not_taken_for_the_old_ones(
     with pytest.raises(InputError, match=r"holds another extraction[\s\S]*written anew since"):
         extract([path], out, metadata=[table], genes=wanted)
     found = extract([path], out, metadata=[table], genes=wanted, force=True)
-    np.testing.assert_array_equal(found.matrix, 2 * values[:, :3])
+    np.testing.assert_array_equal(found.values, 2 * values[:, :3])
     table.write_text(table.read_text().replace("MECP2", "MECP3"))
     with pytest.raises(InputError, match="holds another extraction"):
         extract([path], out, metadata=[table], genes=wanted)
@@ -348,10 +363,9 @@ def test_values_changed_in_place_are_not_taken_for_the_old_ones(
 def test_an_extraction_of_before_files_were_dated_is_another_one(
     gctx: Write, wanted: Path, tmp_path: Path
 ) -> None:
-    manifest = extract([gctx()], tmp_path / "out", genes=wanted).folder / "manifest.json"
-    old = json.loads(manifest.read_text())
+    old = manifest(extract([gctx()], tmp_path / "out", genes=wanted))
     del old["plan"]["sources"][0]["modified_ns"]
-    manifest.write_text(json.dumps(old))
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps(old))
     with pytest.raises(InputError, match=r"holds another extraction \(5 samples\)"):
         extract([tmp_path / "a.gctx"], tmp_path / "out", genes=wanted)
 
@@ -374,7 +388,7 @@ def test_unfinished_work_on_values_changed_since_is_not_gone_on_with(
     found = extract([path], tmp_path / "out", genes=wanted, block_bytes=blocks)
     assert "starting anew" in caplog.text
     with h5py.File(path) as file:
-        np.testing.assert_array_equal(found.matrix, file["0/DATA/0/matrix"][:, :3])
+        np.testing.assert_array_equal(found.values, file["0/DATA/0/matrix"][:, :3])
 
 
 def test_a_finished_extraction_is_not_done_again_nor_overwritten(
@@ -389,7 +403,7 @@ def test_a_finished_extraction_is_not_done_again_nor_overwritten(
         extract([path], out, genes=wanted, options=ExtractionOptions(clip=1))
     assert (
         np.abs(
-            extract([path], out, genes=wanted, options=ExtractionOptions(clip=1), force=True).matrix
+            extract([path], out, genes=wanted, options=ExtractionOptions(clip=1), force=True).values
         ).max()
         == 1
     )
@@ -404,10 +418,10 @@ def test_a_finished_extraction_is_not_done_again_nor_overwritten(
 def test_a_folder_put_together_by_hand_is_refused(
     gctx: Write, wanted: Path, tmp_path: Path
 ) -> None:
-    found = extract([gctx()], tmp_path / "out", genes=wanted)
-    np.save(found.folder / "profiles.npy", np.zeros((2, 2)))
+    extract([gctx()], tmp_path / "out", genes=wanted)
+    np.save(tmp_path / "out" / "profiles.npy", np.zeros((2, 2)))
     with pytest.raises(InputError, match="2 x 2, the manifest says 5 x 3"):
-        Extraction.open(found.folder)
+        read_profiles(tmp_path / "out")
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e4])

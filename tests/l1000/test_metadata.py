@@ -13,10 +13,18 @@ import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.l1000 import unify
-from perturbgen.l1000.fields import core_id, dose_of, hours_of, level_of, parse_samples
-from perturbgen.l1000.metadata import _ROLES, _is_control, _read_table, _roles, read_metadata
+from perturbgen.l1000.metadata import _from_ids, _read_arrow, read_metadata
+from perturbgen.l1000.schema import _ROLES, _dose, _hours, core_id, level_of
 
 from .conftest import INST
+
+
+def roles(codes: list[str | None]) -> list[str | None]:
+    """The roles of perturbation types."""
+    found = unify(pd.DataFrame({"pert_type": codes}))
+    assert found["control"].tolist() == found["role"].eq("control").tolist()
+    return found["role"].astype(object).where(found["role"].notna(), None).tolist()
+
 
 TO_2020 = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id": "cell_iname"}
 
@@ -33,11 +41,11 @@ TO_2020 = {"inst_id": "sample_id", "pert_iname": "cmap_name", "cell_id": "cell_i
     ],
 )
 def test_controls_follow_the_table_and_not_the_prefix(code: str, control: bool) -> None:
-    assert _is_control(pd.Series([code])).tolist() == [control]
+    assert roles([code]) == ["control"] if control else roles([code]) != ["control"]
 
 
 def test_the_consensus_of_a_seed_is_a_control_and_a_positive_control_is_neither() -> None:
-    assert _roles(pd.Series(["trt_sh.css", "trt_sh.cgs", "trt_poscon"])).tolist() == [
+    assert roles(["trt_sh.css", "trt_sh.cgs", "trt_poscon"]) == [
         "control",
         "treatment",
         "positive control",
@@ -45,11 +53,7 @@ def test_the_consensus_of_a_seed_is_a_control_and_a_positive_control_is_neither(
 
 
 def test_an_unknown_type_is_said_to_be_unknown(caplog: pytest.LogCaptureFixture) -> None:
-    assert _roles(pd.Series(["trt_new", "ctl_new", None])).tolist() == [
-        "treatment",
-        "control",
-        None,
-    ]
+    assert roles(["trt_new", "ctl_new", None]) == ["treatment", "control", None]
     assert "'ctl_new', 'trt_new'" in caplog.text
 
 
@@ -121,15 +125,15 @@ def test_a_missing_dose_comes_from_the_text() -> None:
     ],
 )
 def test_doses(value: object, unit: object, text: object, dose: tuple[float, str]) -> None:
-    assert dose_of(value, unit, text) == dose
+    assert _dose(value, unit, text) == dose
 
 
 def test_doses_of_replicates_that_differ_and_times_of_unknown_units_are_missing() -> None:
-    assert np.isnan(dose_of("1|2", "um", None)[0])
-    assert np.isnan(dose_of("-666", "um", "-666")[0])
-    assert hours_of(120.0, "min", None) == 2
-    assert hours_of(24.0, None, None) == 24
-    assert np.isnan(hours_of(1.0, "weeks", None))
+    assert np.isnan(_dose("1|2", "um", None)[0])
+    assert np.isnan(_dose("-666", "um", "-666")[0])
+    assert _hours(120.0, "min", None) == (2,)
+    assert _hours(24.0, None, None) == (24,)
+    assert np.isnan(_hours(1.0, "weeks", None)[0])
 
 
 @pytest.mark.parametrize(
@@ -162,27 +166,26 @@ def test_levels_are_told_by_the_ids() -> None:
 
 
 def test_ids_say_where_a_sample_was() -> None:
-    found = parse_samples(
-        ["LJP005_A375_24H_X1_B19:A03", "REP.A001_MCF7_6H_X2.A2_B22:P24", "nonsense"]
-    )
-    assert found["plate"].tolist() == ["LJP005_A375_24H_X1", "REP.A001_MCF7_6H_X2.A2", None]
-    assert found["cell_line"].tolist() == ["A375", "MCF7", None]
+    found = _from_ids(["LJP005_A375_24H_X1_B19:A03", "REP.A001_MCF7_6H_X2.A2_B22:P24", "nonsense"])
+    assert found["plate"].dropna().tolist() == ["LJP005_A375_24H_X1", "REP.A001_MCF7_6H_X2.A2"]
+    assert found["cell_line"].dropna().tolist() == ["A375", "MCF7"]
     assert found["time"].tolist()[:2] == [24, 6]
-    assert found["well"].tolist() == ["A03", "P24", None]
+    assert found["well"].dropna().tolist() == ["A03", "P24"]
+    assert found.iloc[2].drop("control").isna().all()
 
 
 def test_tables_are_read_gzipped_in_latin_1_and_with_quotes(
     inst_info: Callable[..., Path], tmp_path: Path
 ) -> None:
     path = inst_info(encoding="latin-1")
-    assert _read_table(path)["pert_dose_unit"].tolist()[3] == "\u00b5M"
+    assert _read_arrow(path).to_pandas()["pert_dose_unit"].tolist()[3] == "\u00b5M"
     zipped = tmp_path / "t.txt.gz"
     zipped.write_bytes(gzip.compress(path.read_bytes()))
-    pd.testing.assert_frame_equal(_read_table(zipped), _read_table(path))
+    pd.testing.assert_frame_equal(_read_arrow(zipped).to_pandas(), _read_arrow(path).to_pandas())
     quoted = tmp_path / "genes.txt"
     quoted.write_text('gene_id\tgene_symbol\tnote\n1\tA1BG\t""\n2\tNAT2\t"a ""b"""\n')
-    assert _read_table(quoted)["note"].tolist()[1] == 'a "b"'
-    assert _read_table(quoted)["note"].isna().tolist() == [True, False]
+    assert _read_arrow(quoted).to_pandas()["note"].tolist()[1] == 'a "b"'
+    assert _read_arrow(quoted).to_pandas()["note"].isna().tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

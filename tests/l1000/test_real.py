@@ -174,22 +174,22 @@ def test_core_a_is_described_by_its_table_and_its_landmarks_are_found(
 ) -> None:
     matrix = l1000 / "plates" / "CORE_A_level4_ZSPCINF_n40x12328.gctx"
     found = extract([matrix], tmp_path / "out", metadata=[l1000 / "plates" / "CORE_A_instinfo.txt"])
-    assert found.matrix.shape == (40, 978)
-    assert found.samples["moa"].nunique() > 5
+    assert found.values.shape == (40, 978)
+    assert found.meta["moa"].nunique() > 5
     inside = read_plate(matrix)
     assert (
         inside.obs["perturbagen"].astype(str).tolist()
-        == found.samples["perturbagen"].astype(str).tolist()
+        == found.meta["perturbagen"].astype(str).tolist()
     )
-    np.testing.assert_array_equal(inside[:, found.genes.index].X, found.matrix)
+    np.testing.assert_array_equal(inside[:, found.features].X, found.values)
 
 
 def test_gene_tables_name_the_landmarks(l1000: Path, tmp_path: Path) -> None:
     matrix = l1000 / "plates" / "CORE_A_level4_ZSPCINF_n40x12328.gctx"
     plain = extract([matrix], tmp_path / "a", genes=l1000 / "meta" / "landmark_gene_ids_n978.grp")
     table = extract([matrix], tmp_path / "b", genes=l1000 / "meta" / "geneinfo_beta.txt")
-    assert set(plain.genes.index) == set(table.genes.index)
-    np.testing.assert_array_equal(plain.to_anndata()[:, table.genes.index].X, table.matrix)
+    assert set(plain.features) == set(table.features)
+    np.testing.assert_array_equal(plain.to_anndata()[:, table.features].X, table.values)
 
 
 def test_level_5_signatures(l1000: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, InputError
 from perturbgen.l1000 import GctxFile, extract
-from perturbgen.l1000.similarity import _cosine
+from perturbgen.l1000.connectivity import _cosine
 from perturbgen.simulate.screen import screen_anndata, screen_settings, write_screen
 from perturbgen.simulate.screen.plates import _simulate_screen
 
@@ -52,8 +52,8 @@ def test_the_files_are_those_of_cmap_and_extract_to_what_was_drawn(
         "plate",
         "well",
     ):
-        assert found.samples[column].tolist() == memory.obs[column].tolist(), column
-    np.testing.assert_allclose(found.samples["dose"], memory.obs["dose"])
+        assert found.meta[column].tolist() == memory.obs[column].tolist(), column
+    np.testing.assert_allclose(found.meta["dose"], memory.obs["dose"])
     truth = pd.read_csv(folder / "truth.tsv", sep="\t")
     np.testing.assert_allclose(truth["response"], memory.obs["true_response"])
     written = tomllib.loads((folder / "simulation.toml").read_text())

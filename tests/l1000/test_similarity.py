@@ -10,7 +10,7 @@ from scipy.stats import mannwhitneyu, norm, pearsonr, rankdata, spearmanr
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.l1000 import SIMILARITIES, symmetrised, wtcs
-from perturbgen.l1000.similarity import (
+from perturbgen.l1000.connectivity import (
     _cosine,
     _mann_whitney,
     _wtcs_similarity,

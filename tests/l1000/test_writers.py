@@ -12,7 +12,6 @@ import pytest
 
 from perturbgen.core.errors import InputError, SchemaError, StorageError
 from perturbgen.l1000 import GctxFile, GctxWriter, write_gct, write_gctx
-from perturbgen.l1000.writer import chunk_shape
 
 
 @pytest.fixture
@@ -84,8 +83,8 @@ def test_blocks_written_one_by_one_have_real_chunks(tmp_path: Path) -> None:
 
 
 def test_the_chunks_are_cmaps() -> None:
-    assert chunk_shape(1_319_138, 12_328) == (262, 1000)
-    assert chunk_shape(10, 978) == (10, 978)
+    assert GctxWriter.chunk_shape(1_319_138, 12_328) == (262, 1000)
+    assert GctxWriter.chunk_shape(10, 978) == (10, 978)
 
 
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from perturbgen.retrieval import (
     neighbour_table,
     percent_replicating,
 )
-from perturbgen.retrieval.controls import _shuffle_labels
+from perturbgen.retrieval.evaluator import _shuffle_labels
 
 
 def plates(

@@ -10,8 +10,8 @@ import pandas as pd
 import pytest
 
 from perturbgen.retrieval import expected_ap, retrieve
-from perturbgen.retrieval import nulls as module
-from perturbgen.retrieval.nulls import _ap_null, _mixed_null, _random_ap, benjamini_hochberg
+from perturbgen.retrieval import scores as module
+from perturbgen.retrieval.scores import _ap_null, _mixed_null, _random_ap
 
 
 def enumerated(positives: int, total: int) -> np.ndarray:
@@ -96,8 +96,3 @@ def test_p_values_of_random_embeddings_are_not_small() -> None:
     assert (pooled < 0.05).mean() < 0.06
     assert (pooled < 0.001).mean() < 0.005
     assert 0.35 < np.median(pooled) < 0.65
-
-
-def test_benjamini_hochberg_by_hand() -> None:
-    adjusted = benjamini_hochberg(np.array([0.01, 0.04, np.nan, 0.03]))
-    np.testing.assert_allclose(adjusted, [0.03, 0.04, np.nan, 0.04])

@@ -1,4 +1,7 @@
-"""What average precision is by chance: its mean, its whole distribution, and p-values of groups."""
+"""What the ranks of a query's positives score, and what average precision is by chance.
+
+Its mean, its whole distribution, and p-values of groups.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from numba import njit
 from scipy.special import digamma
 
 from perturbgen.core.stats import Array
+from perturbgen.retrieval.ranks import Ranked
 
 _PLACES = 4096  # of the grid on which the distribution of AP is kept
 _WORK = 50_000_000  # steps beyond which random rankings are drawn instead of all being counted
@@ -103,15 +107,13 @@ def _random_ap(positives: int, total: int, draws: int, rng: np.random.Generator)
     hits, parts = np.arange(1, positives + 1), []
     for start in range(0, draws, block):
         size = min(block, draws - start)
-        ranks = (_ranking if crowded else _distinct_ranks)(positives, total, size, rng)
+        if crowded:
+            order = np.argpartition(rng.random((size, total), np.float32), positives - 1, axis=1)
+            ranks = np.sort(order[:, :positives], axis=1) + 1
+        else:
+            ranks = _distinct_ranks(positives, total, size, rng)
         parts.append((hits / ranks).mean(axis=1))
     return np.concatenate(parts)
-
-
-def _ranking(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
-    """(draws, positives) sorted ranks from 1 to total, from a random order of all."""
-    keys = rng.random((draws, total), np.float32)
-    return np.sort(np.argpartition(keys, positives - 1, axis=1)[:, :positives], axis=1) + 1
 
 
 def _distinct_ranks(positives: int, total: int, draws: int, rng: np.random.Generator) -> Array:
@@ -175,12 +177,101 @@ def _scaled(mass: Array, weight: float, size: int) -> Array:
     return out
 
 
-def benjamini_hochberg(p: Array) -> Array:
-    """Adjusted p-values; NaN stays NaN."""
-    from scipy.stats import false_discovery_control
+@njit(nogil=True, cache=True)
+def _average_precision(sims: Array, above: Array, tied: Array, harmonic: Array) -> float:
+    """AP: the mean over positives of the precision at their rank.
 
-    out = np.full(len(p), np.nan)
-    known = np.isfinite(p)
-    if known.any():
-        out[known] = false_discovery_control(p[known])
-    return out
+    A tie of r positives among n items, after R positives and K items in all, adds (McSherry and
+    Najork 2008)
+
+        r/n sum_{i=1..n} (R + 1 + (i-1)(r-1)/(n-1)) / (K+i)
+
+    which harmonic numbers give in closed form.
+    """
+    total = 0.0
+    start = 0
+    while start < len(sims):
+        end = start + 1
+        while end < len(sims) and sims[end] == sims[start]:
+            end += 1
+        r, before = end - start, start + above[start]
+        n = r + tied[start]
+        if n == 1:
+            total += (start + 1) / (before + 1)
+        else:
+            span = harmonic[before + n] - harmonic[before]
+            total += r / n * ((start + 1) * span + (r - 1) / (n - 1) * (n - (before + 1) * span))
+        start = end
+    return total / len(sims)
+
+
+@njit(nogil=True, cache=True)
+def _hit_chance(first: int, tied_positives: int, tied_items: int, k: int) -> float:
+    """The chance that a positive is among the first k, if ``first`` items precede the best tie."""
+    if first >= k:
+        return 0.0
+    miss = 1.0
+    for j in range(min(k - first, tied_items)):
+        miss *= max(tied_items - tied_positives - j, 0) / (tied_items - j)
+    return 1.0 - miss
+
+
+@njit(nogil=True, cache=True)
+def _share_above(above: int, tied: int, negatives: int, fraction: float) -> float:
+    """The share of a positive's tie orders with a rank quantile under ``fraction``."""
+    # Rounded, so that it is whole where it should be: .1 x 3 is a little more than .3.
+    limit = round(fraction * negatives, 9)
+    better = min(max(math.ceil(limit) - above, 0), tied + 1)
+    if limit == math.floor(limit) and 0 <= limit - above <= tied:
+        return (better + 0.5) / (tied + 1)
+    return better / (tied + 1)
+
+
+@njit(nogil=True, cache=True)
+def _early_area(above: int, tied: int, negatives: int, alpha: float) -> float:
+    """1 - W(q), where W(u) = (1 - exp(-alpha u)) / (1 - exp(-alpha)); the mean over tie orders."""
+    # The mean over tie orders is a geometric sum.
+    step = math.exp(-alpha / negatives)
+    first = math.exp(-alpha * above / negatives)
+    mean = first * (1 - step ** (tied + 1)) / ((1 - step) * (tied + 1))
+    return (mean - math.exp(-alpha)) / (1 - math.exp(-alpha))
+
+
+@njit(nogil=True, cache=True)
+def score_queries(
+    part: Ranked,
+    harmonic: Array,
+    fractions: Array,
+    depths: Array,
+    alpha: float,
+    out: Array,
+    histogram: Array,
+) -> None:
+    """Every metric of every query into ``out`` (queries, 4 + fractions + depths), or NaN stays.
+
+    The columns are AP, mean q, median q, share of positives in each top fraction, early area, and
+    hits at each depth. Every rank quantile q is counted in ``histogram``; its last place is q = 1.
+    """
+    sims, above, tied, last = part.sims, part.above, part.tied, len(histogram) - 1
+    for i in range(len(part.positives)):
+        a, n, negatives = part.offsets[i], part.positives[i], part.negatives[i]
+        if n == 0 or negatives == 0:
+            continue
+        values, quantiles = out[i], np.empty(n)
+        end = a + n
+        values[0] = _average_precision(sims[a:end], above[a:end], tied[a:end], harmonic)
+        values[1:] = 0
+        for j in range(a, end):
+            q = (above[j] + 0.5 * tied[j]) / negatives
+            quantiles[j - a] = q
+            histogram[int(q * last + 0.5)] += 1
+            values[1] += q / n
+            for f in range(len(fractions)):
+                values[3 + f] += _share_above(above[j], tied[j], negatives, fractions[f]) / n
+            values[3 + len(fractions)] += _early_area(above[j], tied[j], negatives, alpha) / n
+        values[2] = 0.5 * (quantiles[(n - 1) // 2] + quantiles[n // 2])
+        best = 1
+        while best < n and sims[a + best] == sims[a]:
+            best += 1
+        for d in range(len(depths)):
+            values[4 + len(fractions) + d] = _hit_chance(above[a], best, best + tied[a], depths[d])

@@ -1,24 +1,28 @@
-"""The Leak-Proof CMap benchmark (Shave 2024): 25 splits with unseen lines and mechanisms.
+"""What others publish beside CMap's matrices: leak-proof splits, gene sets, tables of signatures.
 
-A split has folds of training and validation blocks and one test block; a block is all profiles
-whose cell line and mechanism are both in its lists. A profile that fits in no block is unused.
+The Leak-Proof CMap benchmark (Shave 2024) has 25 splits with unseen lines and mechanisms. A split
+has folds of training and validation blocks and one test block; a block is all profiles whose cell
+line and mechanism are both in its lists. A profile that fits in no block is unused.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.l1000.metadata import read_metadata
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+
     from perturbgen.data import Split
 
 _UNUSED = "unused"
@@ -82,7 +86,11 @@ def read_leakproof(path: str | Path) -> _LeakProof:
     try:
         values = json.loads(path.read_text())
         train, val, test = (
-            [_block(entry) for entry in values[part]] for part in ("train", "val", "test")
+            [
+                _Block(*(frozenset(entry[kind]) for kind in ("cell_lines", "moas")))
+                for entry in values[part]
+            ]
+            for part in ("train", "val", "test")
         )
         found = _LeakProof(values["name"], tuple(zip(train, val, strict=True)), test[0])
     except (ValueError, KeyError, TypeError, IndexError) as error:
@@ -96,30 +104,20 @@ def read_leakproof(path: str | Path) -> _LeakProof:
 
 def read_leakproofs(folder: str | Path) -> list[_LeakProof]:
     """All splits of a folder, by name."""
-    return sorted(
-        (read_leakproof(p) for p in require_folder(folder).glob("*.json")),
-        key=lambda split: split.name,
-    )
-
-
-def _block(entry: Mapping[str, Any]) -> _Block:
-    """A block of the file."""
-    return _Block(frozenset(entry["cell_lines"]), frozenset(entry["moas"]))
+    splits = [read_leakproof(path) for path in require_folder(folder).glob("*.json")]
+    return sorted(splits, key=lambda split: split.name)
 
 
 def _check_leaks(split: _LeakProof, path: Path) -> None:
     """No cell line and no mechanism is in two blocks of a fold."""
     for number, (train, val) in enumerate(split.folds):
-        pairs = (
-            (train, val, "train and val"),
-            (train, split.test, "train and test"),
-            (val, split.test, "val and test"),
-        )
-        for one, other, names in pairs:
+        blocks = {"train": train, "val": val, "test": split.test}
+        for (name, one), (another, other) in combinations(blocks.items(), 2):
             shared = sorted((one.cell_lines & other.cell_lines) | (one.moas & other.moas))
             if shared:
                 raise InputError(
-                    f"{path}: fold {number} has {shared[0]!r} in {names}", expected="blocks apart"
+                    f"{path}: fold {number} has {shared[0]!r} in {name} and {another}",
+                    expected="blocks apart",
                 )
 
 
@@ -132,3 +130,39 @@ def without_self(auroc: np.ndarray | float, group_size: np.ndarray | int) -> np.
     size = np.asarray(group_size, dtype=float)
     others = np.where(size > 1, size - 1, np.nan)
     return (size * np.asarray(auroc, dtype=float) - 1) / others
+
+
+def read_gmt(path: str | Path, *, suffix: str = "") -> dict[str, list[str]]:
+    """Gene sets of a GMT file, without a ``suffix`` such as ``_UP`` of their names."""
+    sets: dict[str, list[str]] = {}
+    for line in require_file(path, "GMT file").read_text(encoding="utf-8").splitlines():
+        cells = line.rstrip("\r").split("\t")
+        if len(cells) < 3:
+            raise InputError(
+                f"{path}: a line has {len(cells)} cells", expected="a name, a description and genes"
+            )
+        sets[cells[0].removesuffix(suffix)] = [gene for gene in cells[2:] if gene]
+    return sets
+
+
+def read_level5(path: str | Path, metadata: str | Path) -> AnnData:
+    """Level-5 signatures from an NPZ (X, rid, gene) and a table whose ``id`` names its rows."""
+    import anndata
+
+    path = require_file(path, "NPZ of signatures")
+    try:
+        # an object array could run code
+        with np.load(path, allow_pickle=False) as arrays:
+            values, probes, symbols = arrays["X"], arrays["rid"], arrays["gene"]
+    except (ValueError, KeyError, OSError) as error:
+        raise InputError(
+            f"{path} is no NPZ of signatures: {error}", expected="arrays X, rid and gene"
+        ) from error
+    found = read_metadata(metadata)
+    if len(found.ids) != len(values):
+        raise SchemaError(
+            f"{path} has {len(values):,} signatures, {metadata} describes {len(found.ids):,}"
+        )
+    obs = found.table.set_index(pd.Index(found.ids.to_pylist(), dtype=object))
+    var = pd.DataFrame({"gene_symbol": symbols}, index=probes.astype(object))
+    return anndata.AnnData(values, obs=obs, var=var)
