@@ -206,8 +206,8 @@ class Matching:
     def by(cls, name: str, profiled: Profiles, allowed: np.ndarray) -> Matching:
         """Each treatment with the nearest of its ``allowed`` ones (treatments, treatments).
 
-        ``folds[:, None] != folds[None]`` is stricter than NSC: groups of compounds are away at
-        once.
+        With ``folds[:, None] != folds[None]`` it is stricter than NSC: no compound of the own group
+        is a neighbour.
         """
         return cls.of(name, profiled.meta, cls.nearest(cosines(profiled.values), allowed))
 
