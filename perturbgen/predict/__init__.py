@@ -2,8 +2,8 @@
 
 The way of the counts: ``wells`` says what is asked for, takes its own cells away and lays out what
 is generated, ``experiment`` holds the real samples that they join, ``calibration`` adds wells of
-measured conditions, ``estimators`` draws and fits all of them and averages, ``shrinkage`` scales
-what comes out; ``pipeline`` calls them in this order.
+measured conditions, ``estimators`` draws and fits all of them and averages, ``weights`` scales what
+comes out; ``predictor`` calls them in this order.
 
 Five words of this room:
 
@@ -17,10 +17,14 @@ Five words of this room:
 """
 
 from perturbgen.predict.calibration import Task, withheld_likelihood
-from perturbgen.predict.ensemble import fit_ensemble
 from perturbgen.predict.estimators import aligned, average_t, mrrmse, plug_in_t
 from perturbgen.predict.experiment import Estimator, MeasuredExperiment, PredictSettings
-from perturbgen.predict.pipeline import Prediction, predict
-from perturbgen.predict.predictor import GenerativePredictor, RunFiles, run_fingerprint
-from perturbgen.predict.shrinkage import Shrinkage, expression_levels
+from perturbgen.predict.predictor import (
+    GenerativePredictor,
+    Prediction,
+    RunFiles,
+    predict,
+    run_fingerprint,
+)
+from perturbgen.predict.weights import Shrinkage, expression_levels, fit_ensemble
 from perturbgen.predict.wells import Wells, read_wanted, vehicle_of, without
