@@ -21,7 +21,7 @@ from perturbgen.images.readers import (
 )
 from perturbgen.images.rxrx1 import PlatePlan
 from perturbgen.profiles import Profiles
-from perturbgen.profiles.groups import blocks
+from perturbgen.profiles.table import blocks
 
 _Lines = list[dict[str, Any]]
 
