@@ -10,7 +10,7 @@ from sklearn.metrics import f1_score
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import interval, means, resample
-from perturbgen.images.nsc import mechanism_folds
+from perturbgen.images.evaluate import mechanism_folds
 from perturbgen.profiles.crossmodal import PairedProfiles, Setting
 from perturbgen.profiles.linear import Spectrum
 

@@ -164,7 +164,7 @@ def _evaluate_images(
         str, typer.Option(help="Of profiles: the column that names the perturbation.")
     ] = "",
     control: Annotated[
-        str, typer.Option(help="Of profiles: who the controls are, compound=DMSO.")
+        str, typer.Option(help="Of profiles: which rows are controls, compound=DMSO.")
     ] = "",
     batch: Annotated[str, typer.Option(help="Of profiles: the column of batches.")] = "",
     relations: Annotated[

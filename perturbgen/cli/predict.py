@@ -1,7 +1,7 @@
 """``perturbgen predict`` and ``perturbgen ensemble``: differential expression that nobody measured.
 
-By a generative model; and a weighted sum of several predictions, the weights from withheld
-conditions that were measured.
+``predict`` takes a generative model's; ``ensemble`` is a weighted sum of several predictions, with
+weights that withheld conditions, which were measured, ask for.
 """
 
 from __future__ import annotations

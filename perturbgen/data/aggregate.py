@@ -1,4 +1,4 @@
-"""Sums of counts over groups of cells."""
+"""``pseudobulk``, and the sums of counts over groups of cells that it is made of."""
 
 from __future__ import annotations
 

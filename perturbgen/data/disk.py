@@ -15,6 +15,7 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.tables import require_sound
 from perturbgen.data.backing import Backing, IntArray, MemoryBacking
 
 if TYPE_CHECKING:
@@ -54,6 +55,15 @@ class DiskBacking:
             matrix = _require_csr(root, group, path)
             cells, width = (int(n) for n in matrix.attrs["shape"])
             offsets = matrix["indptr"][:].astype(np.int64)
+            # columns are looked at when they are read
+            entries = {*(matrix[name].shape[0] for name in ("data", "indices")), int(offsets[-1])}
+            sizes = (len(offsets) - 1, len(obs), len(genes)) == (cells, cells, width)
+            rising = offsets[0] == 0 and (np.diff(offsets) >= 0).all()
+            if not sizes or len(entries) > 1 or not rising:
+                raise InputError(
+                    f"{path}: {group} is damaged: its shape, indptr and entries do not agree",
+                    fix="fetch or write the file again",
+                )
         return cls(path, group, offsets, (cells, width), block, buffer), obs, genes
 
     def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
@@ -114,6 +124,7 @@ class DiskBacking:
         )
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[read])])
         matrix = sparse.csr_matrix((values, columns, offsets), shape=(len(read), self.shape[1]))
+        require_sound(matrix, f"{self.path}: {self.group}")
         packed = MemoryBacking.pack(
             matrix, where=f"{self.path}: {self.group}", cells=read, genes=range(self.shape[1])
         )

@@ -91,8 +91,8 @@ def read_h5ad(
 
     ``columns`` is ``{ours: theirs}``, or the path of a column map in TOML; without it the file
     already uses our names. ``layer`` and ``vehicle`` win over the map's. A column map is never
-    guessed. With ``checked=False`` the counts stay as they are, and columns may lack: for a check
-    that reports everything.
+    guessed. With ``checked=False`` the counts stay as they are, and columns may be absent: for a
+    check that reports everything.
     """
     chosen = _column_map(columns)
     adata = take_layer(open_h5ad(path), layer or chosen.layer, path)

@@ -38,9 +38,8 @@ def as_matrix(
         values = _dense(counts)
         return values, pd.RangeIndex(len(values)), pd.RangeIndex(values.shape[1])
     if layer is not None and layer not in counts.layers:
-        raise SchemaError(
-            f"no layer {layer!r}", expected=f"one of {shorten(counts.layers)}", fix="check --layer"
-        )
+        known = f"one of {shorten(counts.layers)}"
+        raise SchemaError(f"no layer {layer!r}", expected=known, fix="check --layer")
     matrix = counts.X if layer is None else counts.layers[layer]
     return _dense(matrix), counts.obs_names, counts.var_names
 
@@ -52,9 +51,8 @@ def _dense(values: Any) -> _Array:
     try:
         return np.ascontiguousarray(array, dtype=np.float64)
     except (TypeError, ValueError):
-        raise CountsError(
-            "counts hold something that is not a number", expected="samples x genes of numbers"
-        ) from None
+        what = "counts hold something that is not a number"
+        raise CountsError(what, expected="samples x genes of numbers") from None
 
 
 @dataclass(frozen=True)
@@ -86,9 +84,8 @@ class Inputs:
         if obs is None:  # a column that is named obs is no table of samples
             obs = None if isinstance(counts, pd.DataFrame) else getattr(counts, "obs", None)
         if obs is None:
-            raise SchemaError(
-                "counts come without obs", expected="an AnnData, or obs= with a row for each sample"
-            )
+            wanted = "an AnnData, or obs= with a row for each sample"
+            raise SchemaError("counts come without obs", expected=wanted)
         # obs is checked first: transposed counts are told as such, not as counts that are no counts
         aligned = _align_obs(obs, samples)
         _check_counts(values, samples, genes, allow_fractional=allow_fractional)
@@ -98,9 +95,8 @@ class Inputs:
 
 def _align_obs(obs: pd.DataFrame, samples: pd.Index) -> pd.DataFrame:
     if not obs.index.is_unique:
-        raise SchemaError(
-            f"obs repeats samples: {shorten(obs.index[obs.index.duplicated()].unique())}"
-        )
+        twice = shorten(obs.index[obs.index.duplicated()].unique())
+        raise SchemaError(f"obs repeats samples: {twice}")
     absent = samples.difference(obs.index, sort=False)
     if len(absent):
         raise SchemaError(
@@ -115,31 +111,25 @@ def _check_counts(
 ) -> None:
     """Refuse what are not raw counts; name the first culprit."""
 
-    def refuse_where(wrong: NDArray[np.bool_], what: str, fix: str, cause: str | None) -> None:
+    def refuse_where(wrong: NDArray[np.bool_], what: str, **advice: str) -> None:
         if wrong.any():
             i, j = (int(k) for k in np.unravel_index(int(wrong.argmax()), wrong.shape))
             raise CountsError(
                 f"counts hold {what}: sample {str(samples[i])!r} has {values[i, j]:g} "
                 f"in gene {str(genes[j])!r}",
                 expected="raw counts (whole numbers, not negative)",
-                cause=cause,
-                fix=fix,
+                **advice,
             )
 
     if not values.size:
         raise CountsError(f"counts are empty: {values.shape[0]} samples x {values.shape[1]} genes")
-    unknown = ~np.isfinite(values)
-    refuse_where(unknown, "a missing or infinite value", "fill in or drop it", None)
-    refuse_where(values < 0, "a negative value", "pass the raw count matrix", None)
+    refuse_where(~np.isfinite(values), "a missing or infinite value", fix="fill in or drop it")
+    refuse_where(values < 0, "a negative value", fix="pass the raw count matrix")
     fractional = values != np.rint(values)
     if not allow_fractional:
-        refuse_where(
-            fractional,
-            "a fraction",
-            "draw counts instead of averaging them, "
-            "or override with allow_fractional (--allow-fractional)",
-            "the matrix was normalised, averaged or log-transformed",
-        )
+        cause = "the matrix was normalised, averaged or log-transformed"
+        fix = "draw counts instead of averaging them, or override with allow_fractional"
+        refuse_where(fractional, "a fraction", cause=cause, fix=f"{fix} (--allow-fractional)")
     elif fractional.any():
         log.warning(
             "%.1f %% of the counts are not whole numbers; "

@@ -46,8 +46,8 @@ class Design:
         design = cls(matrix, columns, obs.index, kept, levels, level_column)
         if design.aliased:
             # plates nested in donors, say: no mistake, so no warning
-            names = shorten(design.aliased)
-            log.debug("columns of the design that others determine are dropped: %s", names)
+            words = "columns of the design that others determine are dropped: %s"
+            log.debug(words, shorten(design.aliased))
         return design
 
     @classmethod
@@ -68,8 +68,12 @@ class Design:
     @property
     def aliased(self) -> list[str]:
         """The names of the columns that were dropped."""
-        dropped = np.setdiff1d(np.arange(len(self.columns)), self.kept)
-        return [self.columns[j] for j in dropped]
+        return [self.columns[j] for j in self.dropped]
+
+    @property
+    def dropped(self) -> NDArray[np.intp]:
+        """The columns that are combinations of earlier ones."""
+        return np.setdiff1d(np.arange(len(self.columns)), self.kept)
 
     @property
     def df_residual(self) -> int:
@@ -104,7 +108,7 @@ class Design:
         They are those in the row space of the design: with X = X_kept B, the weights must equal
         weights_kept B.
         """
-        dropped = np.setdiff1d(np.arange(self.matrix.shape[1]), self.kept)
+        dropped = self.dropped
         if not len(dropped):
             return np.ones(len(weights), dtype=bool)
         combination = self.basis.solve(self.matrix[:, dropped])

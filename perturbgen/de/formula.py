@@ -4,6 +4,9 @@ Terms are plain columns (in backticks where the name is not a word), ``factor(co
 interactions with ``:`` and ``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and
 categories are factors, numbers are slopes. Levels keep the order of a categorical column and are
 otherwise sorted by code point, as R does in the C locale.
+
+Formulas are read by formulaic and coded here: of ``~ a:b`` formulaic makes only independent
+columns, where R makes all, and limma's contrasts depend on which of those are dropped.
 """
 
 from __future__ import annotations
@@ -56,10 +59,11 @@ _Variables = Mapping[str, _Factor | _Slope]
 def model_matrix(
     formula: str, obs: pd.DataFrame, group: pd.Series | None = None
 ) -> tuple[_Array, tuple[str, ...], tuple[str, ...], NDArray[np.intp] | None]:
-    """A formula's matrix (samples, columns), its columns' names, and where ``group`` stands.
+    """A formula's matrix, its columns' names, the levels of ``group`` and the column of each level.
 
-    ``{group}`` in the formula is ``group``, always a factor. Its levels come third; fourth the
-    column of each, -1 for a level that treatment coding takes as its reference (None: no group).
+    The matrix is (samples, columns). ``{group}`` in the formula is ``group``, always a factor; the
+    column is -1 for a level that treatment coding takes as its reference. Without a group there are
+    no levels, and None in place of their columns.
     """
     terms = _parse_formula(formula.replace("{group}", _GROUP))
     if group is not None and (_GROUP,) not in terms:
@@ -72,8 +76,8 @@ def model_matrix(
             "so no single contrast compares two of its levels",
             fix="use by= (one fit a level) or joint=True (the combination is the group) instead",
         )
-    names = list(dict.fromkeys(name for term in terms for name in term))
-    variables = {name: _make_variable(name, obs) for name in names if name != _GROUP}
+    names = dict.fromkeys(name for term in terms for name in term if name != _GROUP)
+    variables = {name: _make_variable(name, obs) for name in names}
     if group is not None:
         variables[_GROUP] = _make_factor(_GROUP, group)
     coded = list(_code_terms(_drop_constant_factors(terms, variables), variables, len(obs)))
@@ -122,10 +126,8 @@ def _parse_formula(formula: str) -> list[_Term]:
         raise refuse(plain) from None
     if getattr(parsed, "lhs", None):
         raise refuse("it has a left-hand side")
-    terms = [
-        tuple(f.expr for f in term.factors if f.expr != "1")
-        for term in getattr(parsed, "rhs", parsed)
-    ]
+    written = getattr(parsed, "rhs", parsed)
+    terms = [tuple(f.expr for f in term.factors if f.expr != "1") for term in written]
     return sorted(terms, key=len)  # stable: as written within a degree
 
 
@@ -163,10 +165,9 @@ def _make_factor(name: str, values: pd.Series) -> _Factor:
     """A factor from any column; unused levels are dropped."""
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
-        codes, levels = used.cat.codes.to_numpy(), [str(level) for level in used.cat.categories]
+        codes, levels = used.cat.codes.to_numpy(), used.cat.categories.map(str).to_numpy()
     else:
-        unique, codes = np.unique(values.astype(str).to_numpy(dtype=object), return_inverse=True)
-        levels = list(unique)
+        levels, codes = np.unique(values.astype(str).to_numpy(dtype=object), return_inverse=True)
     return _Factor(name, codes.astype(np.intp), tuple(levels))
 
 
@@ -176,17 +177,13 @@ def _drop_constant_factors(terms: Sequence[_Term], variables: _Variables) -> lis
     R's ``model.matrix`` refuses those. They explain nothing, and one formula has to serve cell
     types of which some were measured on a single plate.
     """
-    constant = {
-        name for name, v in variables.items() if isinstance(v, _Factor) and len(v.levels) < 2
-    }
+    factors = {name: v for name, v in variables.items() if isinstance(v, _Factor)}
+    constant = {name for name, factor in factors.items() if len(factor.levels) < 2}
     for name in sorted(constant):
         log.info("%s has one level in these samples and is left out of the design", name)
-    kept = []
-    for term in terms:
-        left = tuple(name for name in term if name not in constant)
-        if left or not term:  # a term that was emptied is no intercept
-            kept.append(left)
-    return list(dict.fromkeys(kept))
+    left = {term: tuple(name for name in term if name not in constant) for term in terms}
+    # a term that was emptied is no intercept
+    return list(dict.fromkeys(rest for term, rest in left.items() if rest or not term))
 
 
 def _code_terms(

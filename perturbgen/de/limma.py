@@ -138,20 +138,17 @@ def _check_options(method: FitMethod, *, backend: str, zero_p: str | None, adjus
     }
     for name, (value, known) in allowed.items():
         if value not in known:
-            raise ConfigError(
-                f"{name}={value!r} is unknown", expected=" or ".join(map(repr, known))
-            )
+            words = " or ".join(map(repr, known))
+            raise ConfigError(f"{name}={value!r} is unknown", expected=words)
     span, device = method.span, method.device
     if span != "adaptive" and not (isinstance(span, (int, float)) and 0 < span <= 1):
-        raise ConfigError(
-            f"span={span!r} is not possible", expected='a number in (0, 1], or "adaptive"'
-        )
+        possible = 'a number in (0, 1], or "adaptive"'
+        raise ConfigError(f"span={span!r} is not possible", expected=possible)
     if device.partition(":")[0] not in ("cpu", "cuda"):
         raise ConfigError(f"device={device!r} is unknown", expected="'cpu' or 'cuda'")
     if device != "cpu" and backend == "r":
-        raise ConfigError(
-            f"R does not compute on {device}", fix='device="cpu", or backend="native"'
-        )
+        fix = 'device="cpu", or backend="native"'
+        raise ConfigError(f"R does not compute on {device}", fix=fix)
 
 
 def _condition_frame(
@@ -188,10 +185,9 @@ def _run_fits(
         run = fit_r
 
     trends = {}
-    names = {"logfc": "effects", "ave_expr": "ave_expr", "t": "t", "se": "se", "df": "df_total"}
-    names["log_p"] = "log_p"
-    shape = (len(answered), len(data.genes))
-    tables = {name: np.full(shape, np.nan) for name in names}
+    names = {name: name for name in ("ave_expr", "t", "se", "log_p")}
+    names |= {"logfc": "effects", "df": "df_total"}
+    tables = {name: np.full((len(answered), len(data.genes)), np.nan) for name in names}
     work = sum(len(data.genes) if fit.genes is None else int(fit.genes.sum()) for fit in fits)
     start = 0
     with progress("differential expression", work) as tick:
@@ -202,14 +198,13 @@ def _run_fits(
             if not len(rows):
                 continue
             genes: Any = slice(None) if fit.genes is None else np.flatnonzero(fit.genes)
-            whole = fit.genes is None
-            values = data.values[fit.rows] if whole else data.values[np.ix_(fit.rows, genes)]
-            result = run(values, fit.design, fit.weights[possible], method, tick)
+            taken = fit.rows if fit.genes is None else np.ix_(fit.rows, genes)
+            result = run(data.values[taken], fit.design, fit.weights[possible], method, tick)
             for name, attribute in names.items():
                 # (contrasts, genes), or (genes,) for all of them
-                found = getattr(result, attribute)
-                for i, row in enumerate(rows):
-                    tables[name][row, genes] = found[i] if found.ndim == 2 else found
+                found = np.broadcast_to(getattr(result, attribute), result.t.shape)
+                for row, values in zip(rows, found, strict=True):
+                    tables[name][row, genes] = values
             trends[fit.name] = result.mean_variance
     return tables, trends
 
@@ -237,26 +232,12 @@ def _adjust_bh(log_p: _Array) -> _Array:
 
 
 # the settings of limma_table, and the limit of the signed -log10 p
+_BOTH = {"by": "cell_type", "contrasts": "limma", "zero_p": "eps"}
+_OP3 = {"joint": True, "robust": True, "gene_filter": "intersection", "adjust": "joint"}
 FLAVOURS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
-        "kaggle": {
-            "design": "~0 + {group} + donor + plate + row",
-            "by": "cell_type",
-            "contrasts": "limma",
-            "zero_p": "eps",
-            "clip": None,
-        },
-        "op3": {
-            "design": "~0 + {group} + plate",
-            "by": "cell_type",
-            "joint": True,
-            "contrasts": "limma",
-            "robust": True,
-            "gene_filter": "intersection",
-            "adjust": "joint",
-            "zero_p": "eps",
-            "clip": 4.0,
-        },
+        "kaggle": {**_BOTH, "design": "~0 + {group} + donor + plate + row", "clip": None},
+        "op3": {**_BOTH, **_OP3, "design": "~0 + {group} + plate", "clip": 4.0},
     }
 )
 

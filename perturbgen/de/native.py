@@ -90,11 +90,11 @@ class _Contrasts:
         correlation = covariance / np.outer(scale, scale)
         return cls(functions(coefficients), _Approximation.of(weights[:, columns], correlation))
 
-    @property
-    def size(self) -> int:
-        """The number of contrasts."""
+    def room_for(self, genes: int) -> tuple[_Array, _Array, _Array]:
+        """Arrays for residual SD (genes,), effects and unscaled errors (contrasts, genes)."""
         kind = self.approximation
-        return (self.functions[0] if kind is None else kind.weights).shape[0]
+        size = (self.functions[0] if kind is None else kind.weights).shape[0]
+        return np.empty(genes), np.empty((size, genes)), np.empty((size, genes))
 
     def combine(self, effects: _Array, unscaled: _Array) -> tuple[_Array, _Array]:
         """Effects and unscaled standard errors of the contrasts from those of the functions."""
@@ -165,9 +165,7 @@ def _fit_genes(
     """Residual SD (genes,), effects and unscaled standard errors (contrasts, genes)."""
     if device != "cpu":
         return _fit_genes_on(device, logs, contrasts, tick)
-    genes = logs.e.shape[1]
-    sigma = np.empty(genes)
-    effects, unscaled = (np.empty((contrasts.size, genes)) for _ in range(2))
+    sigma, effects, unscaled = contrasts.room_for(logs.e.shape[1])
 
     def fit(columns: slice, y: _Array, weights: _Array) -> None:
         fitted = logs.solver.weighted(y, weights, contrasts.functions)
@@ -185,8 +183,7 @@ def _fit_genes_on(
     """The same on a torch device."""
     fitter = _TorchFitter(logs, contrasts.functions, device)
     genes = logs.e.shape[1]
-    sigma = np.empty(genes)
-    effects, unscaled = (np.empty((contrasts.size, genes)) for _ in range(2))
+    sigma, effects, unscaled = contrasts.room_for(genes)
     for start in range(0, genes, fitter.block):
         columns = slice(start, min(start + fitter.block, genes))
         sigma[columns], raw, scale = fitter.fit(logs.e[:, columns])
@@ -228,9 +225,8 @@ class _TorchFitter:
         import torch
 
         if device.startswith("cuda") and not torch.cuda.is_available():
-            raise ConfigError(
-                f"device={device!r}, but torch finds no CUDA device", fix='device="cpu"'
-            )
+            what = f"device={device!r}, but torch finds no CUDA device"
+            raise ConfigError(what, fix='device="cpu"')
 
         def put(values: _Array) -> Tensor:
             # float32 would lose the digits that R's numbers are compared to

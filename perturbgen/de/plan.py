@@ -43,8 +43,7 @@ class Fit:
         """
         possible = self.design.estimable(self.weights)
         if contrasts == "limma":
-            dropped = np.setdiff1d(np.arange(self.weights.shape[1]), self.design.kept)
-            possible &= ~self.weights[:, dropped].any(axis=1)
+            possible &= ~self.weights[:, self.design.dropped].any(axis=1)
         return possible
 
 
@@ -63,10 +62,8 @@ class Question:
         by, control = self.by, self.control
         groups = _text_column(obs, self.group, "group")
         if self.joint and by is None:
-            raise ConfigError(
-                "joint=True needs by=",
-                fix='by="cell_type" compares compounds within each cell type',
-            )
+            fix = 'by="cell_type" compares compounds within each cell type'
+            raise ConfigError("joint=True needs by=", fix=fix)
         strata = _strata(obs, by)
         _require_control(groups, strata, self)
         if self.joint:
@@ -79,9 +76,8 @@ class Question:
                 continue
             fits.append(_plan_one(obs, self.design, groups, rows, control, (level,) if by else ()))
         if not fits:
-            raise SchemaError(
-                f"every sample is {control!r}: there is nothing to compare with the control"
-            )
+            what = f"every sample is {control!r}: there is nothing to compare with the control"
+            raise SchemaError(what)
         return fits
 
     def filtered(
@@ -109,22 +105,16 @@ class Question:
             masks = [np.asarray(data.genes.isin(list(gene_filter)))] * len(fits)
         for fit, mask in zip(fits, masks, strict=True):
             if not mask.any():
-                raise SchemaError(
-                    "the gene filter leaves no gene",
-                    fix="gene_filter=None, or check the sequencing depth",
-                )
+                fix = "gene_filter=None, or check the sequencing depth"
+                raise SchemaError("the gene filter leaves no gene", fix=fix)
             empty = np.flatnonzero(~data.values[fit.rows][:, mask].any(axis=1))
             if len(empty):
-                samples = data.obs.index[fit.rows[empty]]
-                raise CountsError(
-                    f"no counts are left after the gene filter in {shorten(samples)}",
-                    fix="drop those samples",
-                )
+                samples = shorten(data.obs.index[fit.rows[empty]])
+                what = f"no counts are left after the gene filter in {samples}"
+                raise CountsError(what, fix="drop those samples")
         # no mask where none is needed: the counts are then used as they are, without a copy
-        return [
-            fit if mask.all() else replace(fit, genes=mask)
-            for fit, mask in zip(fits, masks, strict=True)
-        ]
+        pairs = zip(fits, masks, strict=True)
+        return [fit if mask.all() else replace(fit, genes=mask) for fit, mask in pairs]
 
 
 def _text_column(obs: pd.DataFrame, name: str, role: str) -> pd.Series:

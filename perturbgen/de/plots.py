@@ -27,14 +27,11 @@ def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page
     words += [word for word in ("robust", "trend", "joint") if info.get(word)]
     summary = f"{len(table.conditions)} conditions, {len(table.genes)} genes; {', '.join(words)}"
     page = Page("Differential expression", summary)
-    page.section(
-        "Conditions", f"Genes with adjusted p < {level:g}; the twenty conditions with most of them."
-    )
+    caption = f"Genes with adjusted p < {level:g}; the twenty conditions with most of them."
+    page.section("Conditions", caption)
     page.table(table.strongest(20, level=level))
-    page.section(
-        "Mean and variance",
-        "Each point is a gene; the line is the trend from which voom takes its weights.",
-    )
+    caption = "Each point is a gene; the line is the trend from which voom takes its weights."
+    page.section("Mean and variance", caption)
     caption = "Higher counts vary less; a trend that falls towards the left means sparse genes."
     page.figure(_trend_plots(table.mean_variance), caption)
     caption = (
@@ -42,8 +39,7 @@ def de_page(table: DETable, *, conditions: int = 3, level: float = 0.05) -> Page
         "Right: effect against expression, where a healthy cloud is centred on zero."
     )
     page.section("Strongest conditions")
-    hits = (table.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
-    for label in hits.head(conditions).index:
+    for label in table.hits(level).head(conditions).index:
         page.figure(_condition_plots(table, label, level), caption)
     return page
 
@@ -75,26 +71,25 @@ def _condition_plots(table: DETable, label: Any, level: float) -> Figure:
     frame = pd.DataFrame({name: getattr(table, name).loc[label] for name in names}).dropna()
     significant = frame["adj_p"] < level
     others = frame[~significant]
-    shown = {
-        "other genes": others.iloc[:: max(1, len(others) // _POINTS)],
-        f"adjusted p < {level:g}": frame[significant],
-    }
+    few = others.iloc[:: max(1, len(others) // _POINTS)]
+    shown = (
+        ("other genes", few, "#8a949e", 0.35),
+        (f"adjusted p < {level:g}", frame[significant], PALETTE[1], 0.7),
+    )
     figure = make_subplots(1, 2, horizontal_spacing=0.09)
     for column in (1, 2):
-        for name, genes, colour, opacity in zip(
-            shown, shown.values(), ("#8a949e", PALETTE[1]), (0.35, 0.7), strict=True
-        ):
+        for name, genes, colour, opacity in shown:
             figure.add_scattergl(
                 x=genes["logfc"] if column == 1 else genes["ave_expr"],
                 y=-genes["log10_p"] if column == 1 else genes["logfc"],
                 text=genes.index,
                 mode="markers",
+                marker={"size": 4, "color": colour, "opacity": opacity},
                 name=name,
-                row=1,
-                col=column,
                 legendgroup=name,
                 showlegend=column == 1,
-                marker={"size": 4, "color": colour, "opacity": opacity},
+                row=1,
+                col=column,
             )
     figure.update_xaxes(title="log2 fold change", col=1)
     figure.update_xaxes(title="average log2 CPM", col=2)

@@ -6,8 +6,8 @@ import logging
 import os
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from dataclasses import fields
 from functools import lru_cache
 from importlib import resources
 from importlib.util import find_spec
@@ -52,21 +52,15 @@ def fit_r(
     fit = _call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
     answer = _call("limma_test", fit, robust=method.robust, trend=method.trend, **tested)
-    found = {
-        str(name): np.array(part, dtype=np.float64)
-        for name, part in zip(answer.names, answer, strict=True)
-    }
+    parts = zip(answer.names, answer, strict=True)
+    found = {str(name): np.array(part, dtype=np.float64) for name, part in parts}
     if tick is not None:
         tick(counts.shape[1])
+    trend = Trend(found["trend_x"], found["trend_y"])
+    names = [field.name for field in fields(FitResult) if field.name in found]
     return FitResult(
-        found["effects"].T,
-        found["se"].T,
-        found["t"].T,
-        found["log_p"].T,
-        found["df_total"],
-        found["ave_expr"],
-        found["sigma"],
-        MeanVariance(found["mean"], found["root_sd"], Trend(found["trend_x"], found["trend_y"])),
+        **{name: found[name].T for name in names},  # R has genes in rows
+        mean_variance=MeanVariance(found["mean"], found["root_sd"], trend),
     )
 
 
@@ -98,9 +92,8 @@ def _call(function: str, *arguments: Any, **options: Any) -> Any:
     named = {key: to_r(value) for key, value in options.items()}
     try:
         with callbacks.replace_in_module(callbacks, "consolewrite_warnerror", _log_chatter):
-            value, warnings, messages = limma.call_quietly(
-                getattr(limma, function), *given, **named
-            )
+            called = getattr(limma, function)
+            value, warnings, messages = limma.call_quietly(called, *given, **named)
     except RRuntimeError as error:
         raise PerturbgenError(f"R failed in {function}: {' '.join(str(error).split())}") from None
     for text in warnings:
@@ -141,29 +134,21 @@ def _missing_parts() -> list[str]:
     return [*([problem] if problem else []), *_absent_packages()]
 
 
-@contextmanager
-def _library_path_kept() -> Iterator[None]:
-    """Undo what starting R does to LD_LIBRARY_PATH."""
-    # a child process could find the wrong libpython by it, and die
-    before = os.environ.get("LD_LIBRARY_PATH")
-    try:
-        yield
-    finally:
-        os.environ.pop("LD_LIBRARY_PATH", None)
-        if before is not None:
-            os.environ["LD_LIBRARY_PATH"] = before
-
-
 def _import_problem() -> str | None:
     """Why rpy2 cannot be used, if it cannot."""
     if find_spec("rpy2") is None:
         return "rpy2"
+    before = os.environ.get("LD_LIBRARY_PATH")
     try:
-        with _library_path_kept():
-            import rpy2.robjects  # noqa: F401
+        import rpy2.robjects  # noqa: F401
     except Exception as error:  # noqa: BLE001
         # a wrong rpy2 for this R fails in many ways, all with one remedy
         return f"an rpy2 that fits this R (importing it failed: {type(error).__name__}: {error})"
+    finally:
+        # R sets it as it starts; a child process could find the wrong libpython by it, and die
+        os.environ.pop("LD_LIBRARY_PATH", None)
+        if before is not None:
+            os.environ["LD_LIBRARY_PATH"] = before
     return None
 
 
@@ -189,9 +174,8 @@ def compare_backends(
     ``make_table`` is given counts of ``number`` genes and the name of a backend.
     """
     if number < 10:
-        raise ConfigError(
-            f"{number} genes are too few to compare on", expected="at least 10: voom needs a trend"
-        )
+        what = f"{number} genes are too few to compare on"
+        raise ConfigError(what, expected="at least 10: voom needs a trend")
     # spread evenly over the range of total counts, the most expressed gene among them
     order = np.argsort(-as_matrix(counts)[0].sum(axis=0), kind="stable")
     evenly = np.linspace(0, len(order) - 1, min(number, len(order))).astype(int)

@@ -34,12 +34,14 @@ _DESCRIBING: Final = ("id", "split", "index")
 class DETable:
     """Statistics of every condition against its control, each a frame of conditions x genes.
 
-    ``logfc`` log2 fold change, ``ave_expr`` average log2 CPM, ``t`` moderated t, ``se`` its
-    denominator, ``df`` total degrees of freedom, ``log10_p`` (at most 0) and ``adj_p``
-    (Benjamini-Hochberg). NaN where a gene was filtered out or a contrast is not estimable.
-    ``conditions`` counts the samples of each row and flags single replicates; ``info`` says how the
-    table was made. ``clip`` limits ``signed_log10_p`` either way. ``mean_variance`` has voom's
-    trend of each fit, for plots; files do not keep it.
+    * ``logfc``: log2 fold change; ``ave_expr``: average log2 CPM;
+    * ``t``: moderated t; ``se``: its denominator; ``df``: total degrees of freedom;
+    * ``log10_p``: at most 0; ``adj_p``: Benjamini-Hochberg adjusted p;
+    * ``conditions``: how many samples each row has, and whether it is a single replicate;
+    * ``info``: how the table was made; ``clip``: the limit of ``signed_log10_p`` either way;
+    * ``mean_variance``: voom's trend of each fit, for plots; files do not keep it.
+
+    NaN where a gene was filtered out or a contrast is not estimable.
     """
 
     logfc: pd.DataFrame
@@ -62,9 +64,8 @@ class DETable:
             frame = getattr(self, name)
             same_rows = frame.index.equals(self.conditions.index)
             if not (same_rows and frame.columns.equals(self.logfc.columns)):
-                raise SchemaError(
-                    f"{name} has other conditions or genes than the rest of the table"
-                )
+                what = f"{name} has other conditions or genes than the rest of the table"
+                raise SchemaError(what)
 
     @property
     def genes(self) -> pd.Index:
@@ -89,9 +90,8 @@ class DETable:
         """Refuse a misspelt statistic, even where no file turns out to be a DE table."""
         known = (*cls.STATISTICS, *cls.DERIVED)
         if name not in known:
-            raise ConfigError(
-                f"a DE table has no {name!r}", fix=f"statistic: {suggest(name, known)}"
-            )
+            fix = f"statistic: {suggest(name, known)}"
+            raise ConfigError(f"a DE table has no {name!r}", fix=fix)
 
     @staticmethod
     def show_label(label: Any) -> str:
@@ -103,18 +103,19 @@ class DETable:
         wanted = list(conditions)
         absent = [label for label in wanted if label not in self.conditions.index]
         if absent:
-            raise SchemaError(
-                f"the table has no condition {absent[0]!r}",
-                expected=f"one of {len(self.conditions)}",
-            )
+            what = f"the table has no condition {absent[0]!r}"
+            raise SchemaError(what, expected=f"one of {len(self.conditions)}")
         parts = {name: getattr(self, name).loc[wanted] for name in (*self.STATISTICS, "conditions")}
         return replace(self, **parts)
 
+    def hits(self, level: float) -> pd.Series:
+        """Genes whose adjusted p is below ``level``, by condition, most first."""
+        return (self.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
+
     def strongest(self, number: int, *, level: float = 0.05) -> list[dict[str, Any]]:
         """Records of the conditions with most genes whose adjusted p is below ``level``."""
-        hits = (self.adj_p < level).sum(axis=1).sort_values(ascending=False, kind="stable")
-        strongest = hits.head(number)
         records = []
+        strongest = self.hits(level).head(number)
         for label, genes in zip(list(strongest.index), strongest.to_numpy(), strict=True):
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             records.append(
@@ -188,12 +189,8 @@ class DETable:
         import pyarrow.parquet as pq
 
         keys = self.conditions.reset_index()
-        about = {
-            "index": list(self.conditions.index.names),
-            "conditions": keys.columns.tolist(),
-            "clip": self.clip,
-            "info": dict(self.info),
-        }
+        about = {"index": list(self.conditions.index.names), "conditions": keys.columns.tolist()}
+        about |= {"clip": self.clip, "info": dict(self.info)}
         # a row group a statistic: one of them can be read without the others
         writer = None
         for name in self.STATISTICS:
@@ -264,13 +261,11 @@ def _read_layer(path: Path, statistic: str, layer: str | None, id_map: Path | No
         return _of_statistic(DETable.from_anndata(adata), statistic)
     chosen = layer or ("prediction" if "prediction" in adata.layers else DE_LAYER)
     if chosen not in adata.layers:
-        raise SchemaError(
-            f"{path} has no layer {chosen!r}", fix=f"layer: {suggest(chosen, adata.layers)}"
-        )
+        fix = f"layer: {suggest(chosen, adata.layers)}"
+        raise SchemaError(f"{path} has no layer {chosen!r}", fix=fix)
     named = [name for name in (*CONDITION, *NAMES) if name in adata.obs]
-    labels = adata.obs[named].reset_index(drop=True)
-    if not named:
-        labels = pd.DataFrame({"id": adata.obs_names})
+    ids = pd.DataFrame({"id": adata.obs_names})
+    labels = adata.obs[named].reset_index(drop=True) if named else ids
     values = pd.DataFrame(np.asarray(adata.layers[chosen], float), columns=adata.var_names)
     return labelled(pd.concat([labels, values], axis=1), path, id_map)
 
@@ -319,18 +314,13 @@ def _condition_index(labels: pd.DataFrame) -> pd.Index:
 def _index_of_ids(ids: pd.Series, path: Path, id_map: Path | None) -> pd.Index:
     """The conditions of a submission's rows."""
     if id_map is None:
-        raise SchemaError(
-            f"the rows of {path} are ids",
-            expected="their conditions, too",
-            fix="--id-map id_map.csv",
-        )
-    conditions = read_id_map(id_map)
-    labels = conditions.itertuples(index=False, name=None)
-    known = dict(zip(conditions.index.astype(str), labels, strict=True))
+        what, fix = f"the rows of {path} are ids", "--id-map id_map.csv"
+        raise SchemaError(what, expected="their conditions, too", fix=fix)
+    known = read_id_map(id_map).rename(index=str)
     rows = ids.astype(str)
-    unknown = [name for name in rows if name not in known]
+    unknown = rows[~rows.isin(known.index)].tolist()
     if unknown:
         raise SchemaError(
             f"{path} has {len(unknown)} ids that {id_map} does not know, the first {unknown[0]!r}"
         )
-    return pd.MultiIndex.from_tuples([known[name] for name in rows], names=CONDITION)
+    return pd.MultiIndex.from_frame(known.loc[rows.tolist()])

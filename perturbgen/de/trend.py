@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 _Array = NDArray[np.float64]
 
 _CELLS = 4096  # of the grid in front of a trend's knots
+_ITERATIONS = 3  # of robust fitting, as in R
 
 
 @dataclass(frozen=True)
@@ -42,26 +43,17 @@ class Trend:
         return place
 
     @classmethod
-    def lowess(
-        cls,
-        x: _Array,
-        y: _Array,
-        *,
-        span: float | str,
-        iterations: int = 3,
-        delta: float | None = None,
-    ) -> Trend:
-        """LOWESS of y on x (Cleveland 1979), fitted at points ``delta`` apart, linear between them.
+    def lowess(cls, x: _Array, y: _Array, *, span: float | str) -> Trend:
+        """LOWESS of y on x (Cleveland 1979), fitted at points 1 % of the range of x apart, as in R.
 
-        ``span`` is the share of points in each local fit, or ``"adaptive"``; ``delta`` is 1 % of
-        the range of x by default, as in R.
+        ``span`` is the share of points in each local fit, or ``"adaptive"``.
         """
         order = np.argsort(x, kind="stable")
         x, y = x[order], y[order]
         width = float(x[-1] - x[0])
         if len(x) < 2 or width == 0:
             return cls(x[:1], np.array([y.mean()]))
-        anchors = _pick_anchors(x, 0.01 * width if delta is None else delta)
+        anchors = _pick_anchors(x, 0.01 * width)
         neighbours = max(min(int(cls.span(span, len(x)) * len(x) + 1e-7), len(x)), 2)
         # the nearest neighbours of an anchor: their window moves right while that brings it closer
         candidates = np.arange(len(x) - neighbours)
@@ -72,7 +64,7 @@ class Trend:
             for anchor, start in zip(anchors, starts, strict=True)
         ]
         robustness = np.ones(len(x))
-        for remaining in range(iterations, -1, -1):
+        for remaining in range(_ITERATIONS, -1, -1):
             fitted = np.array([window.fit(y, robustness, width) for window in windows])
             if remaining == 0:
                 break
@@ -147,8 +139,7 @@ class _Window:
 
 def _pick_anchors(x: _Array, delta: float) -> NDArray[np.intp]:
     """From each anchor the last point within ``delta``, or the next one if none is."""
-    anchors = [0]
-    last = 0
+    anchors, last = [0], 0
     while last < len(x) - 1:
         last = int(np.searchsorted(x, x[last], side="right")) - 1
         if last == len(x) - 1:

@@ -10,7 +10,8 @@ by many genes. An arbitrary design is the case of few groups and a large Q.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -35,8 +36,7 @@ _BLOCK = 64  # genes at a time: their samples stay in the processor's cache
 _MILLION = np.log2(1e6)
 
 
-@dataclass(frozen=True)
-class _Fitted:
+class _Fitted(NamedTuple):
     """``sigma`` (genes,), and functions' ``effects`` and ``unscaled``, both (functions, genes).
 
     A function's standard error is ``unscaled`` times the residual standard deviation.
@@ -56,23 +56,19 @@ class _Solver:
         self.codes, self.q = self.basis.codes, self.basis.q
         self.groups, self.rank_q = len(self.basis.groups), self.q.shape[1]
         self._grouped = self.codes >= 0
-        self._indicators, self._stacked = self._stack_indicators()
+        self._stacked = self._stack_indicators()
+        self._indicators = self._stacked[: self.groups]
         self._sizes = np.asarray(self._indicators.sum(axis=1))
         i, j = self._upper = np.triu_indices(self.rank_q)
         self._pairs = np.ascontiguousarray((self.q[:, i] * self.q[:, j]).T)
 
-    def _stack_indicators(self) -> tuple[csr_matrix, csr_matrix]:
-        """D' (groups, samples), and D' followed by D' diag(Q_k) for each nuisance column k."""
+    def _stack_indicators(self) -> csr_matrix:
+        """D' (groups, samples), followed by D' diag(Q_k) for each nuisance column k."""
         rows = np.flatnonzero(self._grouped)
-        codes, samples = self.codes[rows], len(self.codes)
         values = [np.ones(len(rows)), *self.q[rows].T]
-        at = np.concatenate([codes + k * self.groups for k in range(len(values))])
-        stacked = csr_matrix(
-            (np.concatenate(values), (at, np.tile(rows, len(values)))),
-            shape=(self.groups * len(values), samples),
-        )
-        single = csr_matrix((values[0], (codes, rows)), shape=(self.groups, samples))
-        return single, stacked
+        at = np.concatenate([self.codes[rows] + k * self.groups for k in range(len(values))])
+        shape = (self.groups * len(values), len(self.codes))
+        return csr_matrix((np.concatenate(values), (at, np.tile(rows, len(values)))), shape=shape)
 
     def unweighted(self, y: _Array) -> tuple[_Array, _Array]:
         """Ordinary least squares: coefficients of D (groups, genes) and of Q (q, genes)."""
@@ -106,9 +102,7 @@ class _Solver:
                 return self._by_qr(y[:, 0], w[:, 0], functions)
         # one gene spoiled the block: only that one goes the slow way
         genes = [self.weighted(y[:, [g]], w[:, [g]], functions) for g in range(y.shape[1])]
-        return _Fitted(
-            *(np.concatenate([getattr(g, f.name) for g in genes], axis=-1) for f in fields(_Fitted))
-        )
+        return _Fitted(*(np.concatenate(parts, axis=-1) for parts in zip(*genes, strict=True)))
 
     def _by_schur(self, y: _Array, w: _Array, functions: _Functions) -> _Fitted:
         """The Schur complement's way; LinAlgError where it would lose too many digits."""

@@ -281,14 +281,19 @@ def _walk(
             for gene in range(start, stop):
                 m, count = np.float64(mean[cell, gene]), 0
                 if m > _HEAVY:
-                    count = _mixed(m, r[own, gene], rng)
+                    shape = r[own, gene]  # a Poisson count around a gamma-distributed mean
+                    rate = m if np.isinf(shape) else m / shape * rng.standard_gamma(shape)
+                    count = rng.poisson(rate)
                 else:
                     reached += m
                     if point >= reached:
                         continue
                     ratio = m / r[own, gene]
                     while point < reached:
-                        if _kept(rng.random(), ratio):
+                        u = rng.random()
+                        # u < log(1 + m/r) / (m/r), the share of the points that are kept;
+                        # 2 / (2 + m/r) is below that share, and spares most of the logarithms.
+                        if u * (2 + ratio) < 2 or u * ratio < np.log1p(ratio):
                             count += _logarithmic(ratio, rng)
                         point += rng.standard_exponential()
                 if count > 0:
@@ -305,19 +310,6 @@ def _sum(mean: _Array, cell: int, start: int, stop: int) -> float:
     for gene in range(start + 1, stop):
         total += mean[cell, gene]
     return np.float64(total)
-
-
-@njit(nogil=True, cache=True)
-def _mixed(m: float, r: float, rng: np.random.Generator) -> int:
-    """A Poisson count around a gamma-distributed mean."""
-    return rng.poisson(m if np.isinf(r) else m / r * rng.standard_gamma(r))
-
-
-@njit(nogil=True, cache=True)
-def _kept(u: float, ratio: float) -> bool:
-    """Whether u < log(1 + m/r) / (m/r), the share of the points that are kept."""
-    # 2 / (2 + m/r) is below that share, and spares most of the logarithms.
-    return u * (2 + ratio) < 2 or u * ratio < np.log1p(ratio)
 
 
 @njit(nogil=True, cache=True)

@@ -52,16 +52,15 @@ class Forest:
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """The leaf of every row in every tree, (rows, trees)."""
         # All rows and trees go down a level at once; those in leaves are left behind.
-        node = np.broadcast_to(self.roots, (len(x), len(self.roots))).copy()
-        row = np.broadcast_to(np.arange(len(x))[:, None], node.shape)
-        open_ = np.flatnonzero(self.feature[node.ravel()] >= 0)
-        flat, rows = node.ravel(), row.ravel()
+        node = np.tile(self.roots, len(x))
+        row = np.repeat(np.arange(len(x)), len(self.roots))
+        open_ = np.flatnonzero(self.feature[node] >= 0)
         while len(open_):
-            at = flat[open_]
-            goes_left = x[rows[open_], self.feature[at]] <= self.threshold[at]
-            flat[open_] = np.where(goes_left, self.left[at], self.right[at])
-            open_ = open_[self.feature[flat[open_]] >= 0]
-        return flat.reshape(node.shape)
+            at = node[open_]
+            goes_left = x[row[open_], self.feature[at]] <= self.threshold[at]
+            node[open_] = np.where(goes_left, self.left[at], self.right[at])
+            open_ = open_[self.feature[node[open_]] >= 0]
+        return node.reshape(len(x), len(self.roots))
 
     def predict(self, x: NDArray[np.float32]) -> _Floats:
         """Mean over the trees, (rows,)."""
@@ -95,10 +94,6 @@ class Forest:
             ids = self.members[np.repeat(self.starts[own], sizes) + within]
             np.add.at(total[row], ids, np.repeat(1 / sizes / len(own), sizes))
         return total
-
-    def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """All there is, by name; ``Forest(**arrays)`` is the inverse."""
-        return dict(vars(self))
 
     @classmethod
     def fit(
@@ -144,9 +139,7 @@ class Forest:
             right=children("children_right"),
             value=np.concatenate([part.value.ravel() for part in parts]),
             members=(order // len(parts)).astype(np.int32),
-            starts=np.concatenate(
-                [[0], np.cumsum(np.bincount(leaves.ravel(), minlength=roots[-1]))]
-            ),
+            starts=np.cumsum([0, *np.bincount(leaves.ravel(), minlength=roots[-1])]),
         )
 
     @classmethod
@@ -156,7 +149,6 @@ class Forest:
         y: _Floats,
         weights: _Floats,
         fold: NDArray[np.int64],
-        *,
         settings: SamplerSettings,
         rng: np.random.Generator,
     ) -> tuple[Self, _Floats]:

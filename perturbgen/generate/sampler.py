@@ -23,9 +23,8 @@ from perturbgen.core.files import atomic_path, check_output, require_file
 from perturbgen.core.stats import deal
 from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.data import CovariateEncoder
-from perturbgen.generate.features import FeatureMaker
 from perturbgen.generate.forest import Forest, SamplerSettings
-from perturbgen.generate.wells import WellTable
+from perturbgen.generate.wells import FeatureMaker, WellTable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -91,9 +90,7 @@ class CellSampler:
 
         y = np.log(cells + _HALF) - np.log(expected)
         weights = _noise_weights(1 / (expected + _HALF))
-        counts_forest, predicted = Forest.fit_out_of_fold(
-            x, y, weights, fold, settings=settings, rng=rng
-        )
+        counts, predicted = Forest.fit_out_of_fold(x, y, weights, fold, settings, rng)
         counts_residual = _deconvolve(y - predicted, 1 / (expected * np.exp(predicted) + _HALF))
 
         # Wells without cells have no depth to learn from.
@@ -102,19 +99,9 @@ class CellSampler:
         y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
         noise = _spread_within(table) / cells[seen]
         weights = _noise_weights(noise)
-        depth_forest, predicted = Forest.fit_out_of_fold(
-            x, y, weights, fold[seen], settings=settings, rng=rng
-        )
-        return cls(
-            settings,
-            table,
-            maker,
-            counts_forest,
-            depth_forest,
-            counts_residual,
-            depth_residual=_deconvolve(y - predicted, noise),
-            depth_rows=seen.astype(np.int64),
-        )
+        depth, predicted = Forest.fit_out_of_fold(x, y, weights, fold[seen], settings, rng)
+        depth_residual, rows = _deconvolve(y - predicted, noise), seen.astype(np.int64)
+        return cls(settings, table, maker, counts, depth, counts_residual, depth_residual, rows)
 
     @classmethod
     def of(cls, cells: AnnData, *, seed: int, settings: SamplerSettings | None = None) -> Self:
@@ -208,21 +195,14 @@ class CellSampler:
             "settings": self.settings.model_dump(),
             "encoder": json.loads(self.maker.encoder.to_json()),
             "groups": table.groups.drop(columns="log_library").to_dict("list"),
-            "expected_cells": [
-                [*key, value]  # type: ignore[misc]
-                for key, value in reference.cells.items()
-            ],
+            "expected_cells": reference.cells.reset_index().to_numpy(object).tolist(),
             "expected_depth": {name: effect.to_dict() for name, effect in reference.depth.items()},
         }
         arrays: dict[str, Any] = {name: getattr(self, name) for name in _ARRAYS}
         for name in _FORESTS:
-            forest: Forest = getattr(self, name)
-            arrays |= {f"{name}.{key}": value for key, value in forest.arrays().items()}
-        arrays |= {
-            "log_library": table.groups["log_library"],
-            "log_libraries": table.log_libraries,
-            "starts": table.starts,
-        }
+            arrays |= {f"{name}.{key}": array for key, array in vars(getattr(self, name)).items()}
+        arrays["log_library"] = table.groups["log_library"]
+        arrays |= {"log_libraries": table.log_libraries, "starts": table.starts}
         # Text as an array of bytes: object arrays would need pickle, which runs code.
         text = np.frombuffer(json.dumps(about).encode(), np.uint8)
         with atomic_path(path) as part, part.open("wb") as handle:
@@ -252,19 +232,15 @@ class CellSampler:
         index = pd.MultiIndex.from_arrays([plates, kinds], names=["plate", "cell_type"])
         depth = {name: pd.Series(effect) for name, effect in about["expected_depth"].items()}
         encoder = CovariateEncoder.from_json(json.dumps(about["encoder"]))
-        parts: dict[str, dict[str, Any]] = {name: {} for name in _FORESTS}
-        for key, array in arrays.items():
-            name, _, field = key.partition(".")
-            if field:
-                parts[name][field] = array
-        forests: dict[str, Any] = {name: Forest(**part) for name, part in parts.items()}
-        numbers: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        own: dict[str, Any] = {name: arrays[name] for name in _ARRAYS}
+        for name in _FORESTS:
+            parts = {key: array for key, array in arrays.items() if key.startswith(f"{name}.")}
+            own[name] = Forest(**{key.partition(".")[2]: array for key, array in parts.items()})
         return cls(
             settings=SamplerSettings(**about["settings"]),
             table=WellTable(groups, arrays["log_libraries"], arrays["starts"]),
             maker=FeatureMaker.of(encoder, pd.Series(rates, index), depth, groups),
-            **forests,
-            **numbers,
+            **own,
         )
 
 

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Final
 import numpy as np
 
 from perturbgen.core.errors import InputError
-from perturbgen.core.files import atomic_path
+from perturbgen.core.files import BROKEN, atomic_path
 from perturbgen.l1000.hdf5 import Axis, dense
 from perturbgen.l1000.schema import MISSING, MISSING_TEXT
 
@@ -189,9 +189,7 @@ def _open_text(path: Path) -> Iterator[IO[str]]:
         ) as handle:
             yield handle
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path} is damaged: {error}", cause="a download or a copy that broke off"
-        ) from error
+        raise InputError(f"{path} is damaged: {error}", cause=BROKEN) from error
 
 
 def _text_encoding(path: Path, zipped: bool) -> str:

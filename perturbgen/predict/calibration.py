@@ -76,10 +76,8 @@ class Task:
             _require_measured(kinds, samples.loc[samples["compound"] != control, "cell_type"])
         if not settings.calibrates:
             return cls(experiment, ours, None)
-        twin_run = calibration_run or run
-        known = _calibration_conditions(
-            twin_run, cells.obs, experiment.measured, kinds, control=control
-        )
+        twin_run, real = calibration_run or run, experiment.measured
+        known = _calibration_conditions(twin_run, cells.obs, real, kinds, control=control)
         others = twin_run.in_genes(cells)
         if settings.latent == "posterior":
             # A latent point of a twin's own cell would tell of its compound.

@@ -17,6 +17,7 @@ import pandas as pd
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.stats import divide
 from perturbgen.de import DETable, log_p_t
 from perturbgen.predict.calibration import Task
 from perturbgen.predict.experiment import PredictSettings
@@ -54,28 +55,23 @@ class _Mean:
 
     def value(self) -> pd.DataFrame:
         """The mean; NaN where nothing was."""
-        unknown = np.full(self._sum.shape, np.nan)
-        mean = np.divide(self._sum, self._count, out=unknown, where=self._count > 0)
+        mean = divide(self._sum, self._count, np.nan)
         return pd.DataFrame(mean, self._like.index, self._like.columns)
 
 
 def aligned(frame: pd.DataFrame, like: pd.DataFrame, name: str = "") -> pd.DataFrame:
     """The frame in the order of another; both must have the same labels, each once."""
     of = f" ({name})" if name else ""
-    require_same(like.index, frame.index, f"conditions{of}")
-    require_same(like.columns, frame.columns, f"genes{of}")
+    pairs = {"conditions": (like.index, frame.index), "genes": (like.columns, frame.columns)}
+    for what, (expected, found) in pairs.items():
+        absent, extra = expected.difference(found), found.difference(expected)
+        if len(absent) or len(extra) or not found.is_unique:
+            raise SchemaError(
+                f"replicates have other {what}{of}: {shorten(absent) or 'none'} missing, "
+                f"{shorten(extra) or 'none'} new",
+                expected="every replicate of the same design",
+            )
     return frame.loc[like.index, like.columns]
-
-
-def require_same(expected: pd.Index, found: pd.Index, what: str) -> None:
-    """Both name the same, each once, in any order."""
-    absent, extra = expected.difference(found), found.difference(expected)
-    if len(absent) or len(extra) or not found.is_unique:
-        raise SchemaError(
-            f"replicates have other {what}: {shorten(absent) or 'none'} missing, "
-            f"{shorten(extra) or 'none'} new",
-            expected="every replicate of the same design",
-        )
 
 
 def average_t(tables: Sequence[DETable]) -> pd.DataFrame:
@@ -150,6 +146,8 @@ class _Averages:
 
 def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Averages:
     """Averages of t over the replicates asked for, or until calibration gains no more."""
+    if not settings.draws:
+        return _Averages({}, {}, pd.Series(dtype=float), pd.DataFrame())
     experiment, vehicle = task.experiment, task.experiment.control
     names = ("mean_t", "anchored_t") if settings.anchors else ("mean_t",)
     mocks = [group.untreated(vehicle) for group in task.groups] if len(names) == 2 else []
@@ -170,14 +168,13 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
             if k == 1:
                 checks = experiment.check(samples[0])
             table = experiment.fit(*samples)
-            t = {"mean_t": table.t.reindex_like(like)}
+            t = table.t.reindex_like(like)
+            mean["mean_t"].add(t)
             if mocks:
                 anchored = _anchored_t(table, task.groups, vehicle=vehicle)
-                t["anchored_t"] = anchored.reindex_like(like)
-            for name, running in mean.items():
-                running.add(t[name])
+                mean["anchored_t"].add(anchored.reindex_like(like))
             # Degrees of freedom count where there was an answer, as t does.
-            df.add(table.df.reindex_like(like).where(t["mean_t"].notna()))
+            df.add(table.df.reindex_like(like).where(t.notna()))
             tick()
             if k in keep:
                 kept[k] = {name: value(name, like.index) for name in names}

@@ -1,12 +1,13 @@
-"""A trained run as one method among others: what it has seen, and a predictor made of it.
+"""From a trained run to a DE prediction: generate, fit among real wells, estimate, shrink.
 
-A generative model in the form of every other predictor: fit on labelled DE rows, predict labelled
-DE rows.
+Then the run as one method among others: what it has seen, and a predictor that has the form of
+every other one, fitted on labelled DE rows and predicting labelled DE rows.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,18 +19,132 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.runs import file_hash
-from perturbgen.core.tables import CONDITION, conditions_of, reading
+from perturbgen.core.tables import CONDITION, conditions_of, open_h5ad, reading
 from perturbgen.data import complete, read_h5ad
-from perturbgen.predict.estimators import require_same
+from perturbgen.predict.calibration import Task
+from perturbgen.predict.estimators import average, plug_in_t
 from perturbgen.predict.experiment import PredictSettings
-from perturbgen.predict.pipeline import predict
-from perturbgen.predict.wells import vehicle_of
-from perturbgen.train import CELLS
+from perturbgen.predict.weights import Shrinkage, expression_levels
+from perturbgen.predict.wells import read_wanted, vehicle_of, without
+from perturbgen.train import CELLS, load_run
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from perturbgen.generate import CellSampler
     from perturbgen.train import TrainedRun
+
+log = logging.getLogger(__name__)
+
+# What the shrunk estimators shrink.
+_SOURCE: Final = {"shrunk": "anchored_t", "shrunk_plug_in": "plug_in"}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Predicted signed -log10 p, conditions x genes, by estimator; and how it came about.
+
+    ``scores`` has the MRRMSE of calibration conditions by number of replicates, ``shrinkage`` how
+    the shrunk estimators were shrunk, ``checks`` the ratios of generated to real samples,
+    ``by_replicates`` the averages of t, by estimator, after the numbers of replicates that were
+    asked for. ``measured`` and ``calibrated`` are the calibration conditions as they were measured
+    and as each estimator predicts them, shrunk by what the other compounds call for.
+    """
+
+    values: Mapping[str, pd.DataFrame]
+    scores: pd.Series
+    shrinkage: Mapping[str, Shrinkage]
+    checks: pd.DataFrame
+    by_replicates: Mapping[int, Mapping[str, pd.DataFrame]]
+    measured: pd.DataFrame
+    calibrated: Mapping[str, pd.DataFrame]
+
+
+def predict(
+    run: TrainedRun,
+    cells: AnnData,
+    conditions: pd.DataFrame,
+    settings: PredictSettings,
+    *,
+    sampler: CellSampler | None = None,
+    calibration_run: TrainedRun | None = None,
+    keep: tuple[int, ...] = (),
+) -> Prediction:
+    """Predict conditions (cell_type, compound) by every estimator of the settings.
+
+    ``cells`` are the measured ones; cells of the wanted conditions are taken out first, so that
+    measured conditions can be predicted as if they were not. ``calibration_run`` is a run that
+    withheld measured conditions of the target cell types, on which replicates are counted and
+    factors are fitted. ``keep`` are numbers of replicates to note.
+    """
+    wanted = read_wanted(conditions)
+    cells = without(run.in_genes(cells), wanted)
+    task = Task.of(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
+    averages = average(task, settings, keep)
+    raw = dict(averages.final)
+    if settings.needs("plug_in", "shrunk_plug_in"):
+        raw["plug_in"] = _plug_in(task)
+    levels = pd.DataFrame()
+    if settings.shrinks:
+        # Of real samples: what a model gets wrong of a gene shall not choose its factor.
+        expression = task.experiment.measured.ave_expr.groupby(level=0).mean()
+        filled = expression.fillna(expression.min().min())
+        levels = expression_levels(filled, levels=settings.levels)
+    values: dict[str, pd.DataFrame] = {}
+    shrinkage: dict[str, Shrinkage] = {}
+    measured, calibrated = pd.DataFrame(), dict[str, pd.DataFrame]()
+    for name in settings.estimators:
+        values[name] = raw[_SOURCE.get(name, name)]
+        if task.twins is None:
+            continue
+        truth = task.truth
+        twins = values[name].loc[task.twins.conditions].fillna(0.0)
+        if name in _SOURCE:
+            shrinkage[name] = Shrinkage.fit(twins, truth, levels)
+            values[name] = shrinkage[name].apply(values[name], levels)
+            # By the others: a condition shrunk by its own answer would look too good to an
+            # ensemble.
+            twins = Shrinkage.by_others(twins, truth, levels)
+        known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
+        measured, calibrated[name] = truth.set_axis(known), twins.set_axis(known)
+    values, scores, checks = _of_wanted(values, wanted), averages.scores, averages.checks
+    kept = {k: _of_wanted(found, wanted) for k, found in averages.kept.items()}
+    return Prediction(values, scores, shrinkage, checks, kept, measured, calibrated)
+
+
+def _plug_in(task: Task) -> pd.DataFrame:
+    """The model's noise-free log fold changes over the standard errors of real conditions."""
+    experiment = task.experiment
+    real = experiment.measured
+    logfc = [wells.logfc(vehicle=experiment.control, genes=task.genes) for wells in task.groups]
+    conditions = real.conditions
+    samples = conditions["n_samples"] if "n_samples" in conditions else conditions.iloc[:, 0]
+    # Positive controls have many more wells than a usual compound, and smaller errors.
+    usual = samples <= 2 * samples.median()
+    return experiment.clipped(plug_in_t(pd.concat(logfc), real.select(conditions.index[usual])))
+
+
+def _of_wanted(
+    values: Mapping[str, pd.DataFrame], wanted: pd.MultiIndex
+) -> dict[str, pd.DataFrame]:
+    """The wanted conditions of each estimator, without a hole.
+
+    A condition for which no cell was ever drawn, or a gene that was not tested, is predicted as 0.
+    """
+    found = {}
+    for name, frame in values.items():
+        own = frame.loc[wanted]
+        empty = own.index[own.isna().all(axis=1)]
+        if len(empty):
+            log.warning(
+                "%s: no cell was drawn for %d conditions, which are predicted as 0: %s",
+                name,
+                len(empty),
+                shorten([" | ".join(key) for key in empty]),
+            )
+        found[name] = own.fillna(0.0)
+    return found
+
 
 # Validation cells decide which checkpoint is the best one: they were seen, too.
 _SEEN: Final = ("train", "validation")
@@ -66,11 +181,9 @@ class RunFiles:
 
     def seen(self) -> pd.MultiIndex:
         """The conditions of every cell that either run was trained or validated on."""
-        import anndata
-
         # obs alone is read: the counts are not needed to tell what was seen.
         with reading(self.cells, "h5ad"):
-            file = anndata.read_h5ad(self.cells, backed="r")
+            file = open_h5ad(self.cells, backed=True)
             obs = file.obs
             file.file.close()
         named = {name: complete(obs, name).astype(str) for name in CONDITION}
@@ -113,8 +226,6 @@ class RunFiles:
 
     def predictor(self, settings: PredictSettings) -> GenerativePredictor:
         """The predictor, not fitted yet."""
-        from perturbgen.train import load_run
-
         run, *others = (load_run(path) for path in self.runs)
         other = others[0] if others else None
         return GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=other)
@@ -162,7 +273,12 @@ class GenerativePredictor:
         self._cells = self.cells[keep].copy()
         self._seed = int(rng.integers(2**31))
         self._run = self.model(self._cells, self._seed) if callable(self.model) else self.model
-        require_same(train.columns, pd.Index(self._run.card.genes), "genes")
+        other = train.columns.symmetric_difference(pd.Index(self._run.card.genes))
+        if len(other):
+            raise SchemaError(
+                f"the run and the training table differ in genes: {shorten(other)}",
+                expected="the same genes, in any order",
+            )
         self._genes = train.columns
         return self
 

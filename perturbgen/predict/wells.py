@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from functools import cache
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
 import numpy as np
 import pandas as pd
 from scipy.stats import poisson
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
+from perturbgen.core.stats import divide
 from perturbgen.core.tables import CONDITION, VEHICLE, conditions_of
 from perturbgen.generate import (
     WELL,
@@ -89,20 +90,12 @@ class Wells(NamedTuple):
 
         ``latent`` is one of the routes of latent points; ``suffix`` ends the compounds' labels.
         """
-        encoder = run.card.covariates
+        encoder, route = run.card.covariates, require_route(latent)
         plan = Plan(sampler, wanted.to_frame(index=False), seed)
         wells = _add_covariates(plan.wells, cells.obs, run.settings.conditions)
         encoder.codes(wells)  # a category that the run cannot express is an error before any work
-        latents = make_latents(
-            run.model,
-            encoder,
-            cells,
-            wells,
-            require_route(latent),
-            vehicle=vehicle_of(cells),
-            seed=seed,
-            parts=run.parts,
-        )
+        rest: dict[str, Any] = {"vehicle": vehicle_of(cells), "seed": seed, "parts": run.parts}
+        latents = make_latents(run.model, encoder, cells, wells, route, **rest)
         generator = CellGenerator(run.model, pd.Index(run.card.genes), encoder, latents)
         return cls(plan, wells, generator, suffix)
 
@@ -124,9 +117,7 @@ class Wells(NamedTuple):
         # Evenly over the sorted names, and the same ones in every replicate.
         step = (kinds.cumcount() / kinds["compound"].transform("size") * _MOCKS).astype(int)
         some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
-        chosen = pd.MultiIndex.from_frame(self.wells[_CONDITION]).isin(
-            pd.MultiIndex.from_frame(some[_CONDITION])
-        )
+        chosen = conditions_of(self.wells).isin(conditions_of(some))
         wells = self.wells[chosen].reset_index(drop=True).assign(compound=vehicle)
         plan = Plan(self.plan.sampler, some, self.plan.seed)
         return Wells(plan, wells, self.generator, self.suffix + _UNTREATED)
@@ -167,10 +158,9 @@ class Wells(NamedTuple):
             drawn = treated.sum(axis=1) > 0
             total[drawn] += (_expected_log2(treated) - _expected_log2(untreated))[drawn]
             count += drawn
-        unknown = np.full(total.shape, np.nan)
-        mean = np.divide(total, count[:, None], out=unknown, where=count[:, None] > 0)
+        mean = divide(total, count[:, None], np.nan)
         by_well = pd.DataFrame(mean, conditions_of(self.wells), generator.genes)
-        wanted = pd.MultiIndex.from_frame(plan.conditions[list(CONDITION)])
+        wanted = pd.MultiIndex.from_frame(plan.conditions[_CONDITION])
         by_condition = by_well[genes].groupby(level=[0, 1]).mean()
         return by_condition.reindex(wanted).set_axis(self.conditions)
 

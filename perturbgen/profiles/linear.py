@@ -207,7 +207,7 @@ class Spectrum:
         u, s, v = self.u[:, :components], self.s[:components], self.v[:, :components]
         return replace(self, u=u, s=s, v=v)
 
-    def _projection(self, axes: _Array, strength: _Array) -> Projection:
+    def projection(self, axes: _Array, strength: _Array) -> Projection:
         """Standardising as the training rows, then projecting on axes (features, components)."""
         return Projection(self.mean, self.weight[:, None] * axes, strength)
 
@@ -242,8 +242,8 @@ class Spectrum:
         axes, scores = self._variates(p[:, :components] / root[:, None])
         other_axes, other_scores = other._variates(qt[:components].T / other_root[:, None])
         strength = (scores * other_scores).mean(axis=0)
-        first = self._projection(axes, strength)
-        return Space(first, other._projection(other_axes, strength))
+        first = self.projection(axes, strength)
+        return Space(first, other.projection(other_axes, strength))
 
     def _variates(self, weights: _Array) -> tuple[_Array, _Array]:
         """Axes (features, components) and scores (rows, components) of variance one."""
@@ -256,7 +256,7 @@ class Spectrum:
         size = min(components, len(self.s), len(other.s))
         x, y = self.leading(size), other.leading(size)
         left, kept, right = np.linalg.svd((x.s[:, None] * x._shared(y)) * y.s)
-        return Space(x._projection(x.v @ left @ right, kept), y._projection(y.v, kept))
+        return Space(x.projection(x.v @ left @ right, kept), y.projection(y.v, kept))
 
     def regression(self, other: Spectrum, *, ridge: float) -> Space:
         """Ridge regression of the other's standardised features: rows become predictions of it.
@@ -268,8 +268,8 @@ class Spectrum:
         shrink = self.s / (self.s**2 + ridge * (self.s**2).mean())
         coefficients = self.v @ (shrink[:, None] * self._shared(other) * other.s @ other.v.T)
         itself, none = np.eye(len(other.weight)), np.ones(len(other.weight))
-        first = self._projection(coefficients, none)
-        return Space(first, other._projection(itself, none))
+        first = self.projection(coefficients, none)
+        return Space(first, other.projection(itself, none))
 
 
 def _finite_rows(x: _Array) -> _Array:

@@ -4,6 +4,8 @@ rest goes on.
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import perturbgen
 from perturbgen.baselines import make
 from perturbgen.baselines.constants import CellTypeMean
 from perturbgen.compare import grid
@@ -204,3 +207,74 @@ def test_a_dask_cluster_gives_the_same_numbers(run: Run, tmp_path: Path) -> None
         found = run(tmp_path / "dask", scheduler=cluster.scheduler_address)
     assert states(found) == {"done": 3}
     pd.testing.assert_frame_equal(serial.card.scores, found.card.scores, check_exact=True)
+
+
+PACKAGE = Path(perturbgen.__file__).parent
+# What no number depends on (messages, files, processes), and what is in a job's key as values.
+NO_NUMBERS = {
+    "core/config.py",
+    "core/console.py",
+    "core/errors.py",
+    "core/files.py",
+    "core/page.py",
+    "core/runs.py",
+    "core/system.py",
+    "compare/folds.py",
+    "compare/settings.py",
+}
+
+
+def imported(path: Path) -> Iterator[tuple[str, str]]:
+    """The module and name of each import from the package, those for type checkers left out."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    checks = [node for node in ast.walk(tree) if isinstance(node, ast.If)]
+    unseen = {
+        inner
+        for check in checks
+        if ast.unparse(check.test) == "TYPE_CHECKING"
+        for inner in ast.walk(check)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node not in unseen:
+            for alias in node.names:
+                if str(node.module).startswith("perturbgen."):
+                    yield str(node.module), alias.name
+
+
+def home_of(module: str, name: str) -> Path:
+    """The file that defines what a module or a room's face offers under a name."""
+    place = PACKAGE.joinpath(*module.split(".")[1:])
+    if (place / name).is_dir():
+        return place / name / "__init__.py"
+    if (place / f"{name}.py").exists():
+        return place / f"{name}.py"
+    if not place.is_dir():
+        return place.with_suffix(".py")
+    face = place / "__init__.py"
+    return next((home_of(m, n) for m, n in imported(face) if n == name), face)
+
+
+def reached(parts: Iterable[str]) -> set[str]:
+    """The files that those of rooms or files import, directly or not, themselves included."""
+    waiting = [path for part in parts for path in files_of(part)]
+    found: set[Path] = set()
+    while waiting:
+        path = waiting.pop()
+        if path not in found:
+            found.add(path)
+            waiting += [home_of(*one) for one in imported(path)]
+    return {path.relative_to(PACKAGE).as_posix() for path in found}
+
+
+def files_of(part: str) -> list[Path]:
+    return list((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]
+
+
+@pytest.mark.parametrize("parts", [grid._FITTING, grid._GENERATING, grid._SCORING])
+def test_a_jobs_key_knows_all_code_that_its_numbers_come_from(parts: tuple[str, ...]) -> None:
+    listed = {path.relative_to(PACKAGE).as_posix() for part in parts for path in files_of(part)}
+    # These two import what runs and scores need as well.
+    used = reached(set(parts) - {"compare/grid.py", "compare/methods.py"})
+    unlisted = used - listed - NO_NUMBERS
+    # A method takes the interpolated duplicate of evaluate, whose file imports the metrics, too.
+    assert {file for file in unlisted if not file.startswith("evaluate/")} == set()

@@ -41,10 +41,5 @@ def test_rows_are_drawn_with_these_weights(forest: Forest) -> None:
     assert np.abs(found - expected).max() < 5 * np.sqrt(expected.max() / 40_000)
 
 
-def test_arrays_bring_the_forest_back(forest: Forest) -> None:
-    again = Forest(**forest.arrays())
-    assert (again.predict(X) == forest.predict(X)).all()
-
-
 def test_no_rows_give_no_predictions(forest: Forest) -> None:
     assert forest.predict(X[:0]).shape == (0,)

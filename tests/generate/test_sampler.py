@@ -13,9 +13,9 @@ from scipy import stats
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.generate import CellSampler, SamplerSettings, WellTable, cross_validate, summarise
-from perturbgen.generate.features import _fit_cells, _fit_depth, _UnharmedWells
 from perturbgen.generate.sampler import _poisson_mixture_quantiles
 from perturbgen.generate.validate import LEVELS, TARGETS, score_samplers
+from perturbgen.generate.wells import _fit_cells, _fit_depth, _UnharmedWells
 
 from .conftest import TOXIC
 

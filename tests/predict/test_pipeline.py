@@ -31,7 +31,7 @@ from perturbgen.predict import (
 from perturbgen.predict.calibration import _TWIN, _calibration_conditions
 from perturbgen.predict.estimators import _anchored_t
 from perturbgen.predict.experiment import _check_generated
-from perturbgen.predict.shrinkage import _gate
+from perturbgen.predict.weights import _gate
 from perturbgen.predict.wells import _expected_log2
 from tests.predict.conftest import (
     COMPOUNDS,

@@ -28,7 +28,17 @@ if TYPE_CHECKING:
 _CLIP = 10.0  # of z-scores, as for the network
 MINE = "trained embedding"
 _MAPPED = 20_000  # profiles on the map, at most
-_LISTED = 500  # perturbagens whose neighbours the page lists, at most
+_LISTED, _NEAR = 500, 4  # perturbagens that the page lists, and neighbours of each, at most
+# A column of the table of methods: where it stands in a retrieval's summary.
+_SHOWN = {
+    "mAP": ("per query", "ap"),
+    "AUC": ("per query", "auc"),
+    "median q": ("pooled", "median_q"),
+    "top .01": ("pooled", "top_0.01"),
+    "top .1": ("pooled", "top_0.1"),
+    "P@1": ("per query", "p_at_1"),
+    "retrieved": ("per group", "retrieved"),
+}
 _PROBE_TEXT = (
     "How well classifiers read {column} from each method's places. They learn from some values of "
     "{label} and are tested on others, five folds together. balanced: the mean over classes of "
@@ -138,19 +148,8 @@ class Judged:
         rows = []
         for name, result in self.found.items():
             summary: Any = result.summary()
-            query, pooled = summary.loc["per query"], summary.loc["pooled"]
-            rows.append(
-                {
-                    "method": name,
-                    "mAP": float(query["ap"]),
-                    "AUC": float(query["auc"]),
-                    "median q": float(pooled["median_q"]),
-                    "top .01": float(pooled["top_0.01"]),
-                    "top .1": float(pooled["top_0.1"]),
-                    "P@1": float(query["p_at_1"]),
-                    "retrieved": float(summary.loc["per group", "retrieved"]),
-                }
-            )
+            measured = {column: float(summary.loc[where]) for column, where in _SHOWN.items()}
+            rows.append({"method": name, **measured})
         return sorted(rows, key=lambda row: -row["mAP"])
 
     def probe_rows(self, column: str) -> list[dict[str, Any]]:
@@ -260,7 +259,8 @@ def _profile_map(judged: Judged) -> Figure:
     points = plane(judged.vectors.astype(float))[chosen]
     samples = samples.iloc[chosen]
     colour = next((name for name in ("moa", "cell_line") if _known(name, samples)), judged.label)
-    text = _hover(samples, judged.label)
+    said = dict.fromkeys(("name", judged.label, "dose", "cell_line", "plate", "well"))
+    text = samples[[name for name in said if name in samples]].astype(str).agg(", ".join, axis=1)
     kinds = samples[colour].astype(str).to_numpy()
     names, counts = np.unique(kinds, return_counts=True)
     common = list(names[np.argsort(-counts, kind="stable")][: len(PALETTE)])
@@ -273,7 +273,7 @@ def _profile_map(judged: Judged) -> Figure:
                 y=points[mine, 1],
                 mode="markers",
                 name=str(name),
-                text=text[mine],
+                text=text.to_numpy()[mine],
                 marker={"color": tone, "size": 5, "opacity": 0.7},
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -282,34 +282,23 @@ def _profile_map(judged: Judged) -> Figure:
     return figure.update_layout(height=560, legend_title=colour)
 
 
-def _hover(samples: pd.DataFrame, label: str) -> np.ndarray:
-    """What a profile is, in a line."""
-    names = [
-        name for name in ("name", label, "dose", "cell_line", "plate", "well") if name in samples
-    ]
-    return samples[list(dict.fromkeys(names))].astype(str).agg(", ".join, axis=1).to_numpy()
-
-
-def _neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> list[dict[str, Any]]:
+def _neighbour_rows(judged: Judged, groups: pd.DataFrame) -> list[dict[str, Any]]:
     """A line for each kind: how well it is found, and its nearest other kinds."""
     label = judged.label
     ap = judged.found[MINE].groups.set_index(label)["ap"]
     named = judged.table.display_names(label)
     rows = []
     for kind in sorted(groups[label].unique())[:_LISTED]:
-        mine = groups[groups[label] == kind]
-        nearest_kinds = [
+        mine, score = groups[groups[label] == kind].head(_NEAR), ap.get(kind)
+        others = [
             f"{named.get(other, other)} ({share:.0%})"
-            for other, share in zip(
-                mine[f"neighbour {label}"].head(near), mine["share"].head(near), strict=True
-            )
+            for other, share in zip(mine[f"neighbour {label}"], mine["share"], strict=True)
         ]
-        score = ap.get(kind)
         rows.append(
             {
                 label: named.get(kind, kind),
                 "AP": None if score is None else float(score),
-                "nearest others": "; ".join(nearest_kinds),
+                "nearest others": "; ".join(others),
             }
         )
     return rows

@@ -200,7 +200,7 @@ class Sphering(Correction):
 
 
 def _canonical(values: np.ndarray, vectors: np.ndarray) -> np.ndarray:
-    """The eigenvectors with one fixed basis of the null space; LAPACK's hangs on rounding.
+    """The eigenvectors with one fixed basis of the null space; LAPACK's depends on rounding.
 
     Any basis is as good for distances, but not for what is done coordinate by coordinate
     afterwards: a median over wells gives 94 or 93 of 103 treatments on BBBC021, by the basis.
@@ -303,7 +303,7 @@ class PrincipalComponents(Correction):
     def _learn(self, X: Matrix, meta: pd.DataFrame, rows: np.ndarray) -> None:
         self.mean, covariance = _covariance(X, np.arange(len(meta)))
         vectors = np.linalg.eigh(covariance)[1][:, ::-1][:, : self.components]
-        # an eigenvector's sign hangs on rounding: its largest loading is made positive
+        # an eigenvector's sign depends on rounding: its largest loading is made positive
         largest = np.abs(vectors).argmax(axis=0)
         self.rotation = vectors * np.sign(vectors[largest, np.arange(vectors.shape[1])])
 

@@ -1,6 +1,7 @@
 """What compounds do to expression and to survival: low-rank, shared in part, heavy-tailed.
 
-Real drug signatures (ranks only) as log-fold changes: the semi-real experiment.
+Invented, or in the semi-real experiment the log fold changes that real drug signatures (of which
+only ranks are published) may stand for.
 """
 
 from __future__ import annotations

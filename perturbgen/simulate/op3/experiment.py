@@ -1,7 +1,7 @@
 """Run a simulation: into memory, or as the competition's own files with the truth beside them.
 
-The experiment once more: the withheld cell types drawn anew, to see how well a measurement predicts
-itself.
+``write_replicate`` does the experiment once more: the withheld cell types are drawn anew, to see
+how well a measurement predicts itself.
 """
 
 from __future__ import annotations
