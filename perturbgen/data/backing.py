@@ -1,4 +1,4 @@
-"""Where the rows of a store live: in memory or on a GPU (a file is in ``disk``).
+"""Where the rows of a store live: in memory or on a GPU (a file is in ``disk.py``).
 
 In memory they are compact CSR, densified by a compiled loop into recycled buffers; a device holds
 the whole CSR, and batches are gathered and densified there.

@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from perturbgen.core.errors import ConfigError, InputError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.images.fields import ChannelColours
 from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
+from perturbgen.images.pictures import ChannelColours
 from perturbgen.models.base import Trainable
 from perturbgen.nn.layers import Draws
 from perturbgen.nn.margins import MarginHead
@@ -257,13 +257,12 @@ def _states(path: str | Path) -> dict[str, Tensor]:
             cause="a copy that broke off, or a whole pickled model",
             fix="torch.save(model.state_dict(), path)",
         ) from None
+    # a checkpoint of a training script holds the state among other things
     while isinstance(content, dict) and isinstance(
-        content.get("state_dict", content.get("model")), dict
+        inner := content.get("state_dict", content.get("model")), dict
     ):
-        content = content.get("state_dict", content.get("model"))
-    if not isinstance(content, dict) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
+        content = inner
+    if not (isinstance(content, dict) and all(isinstance(x, Tensor) for x in content.values())):
         raise InputError(
             f"{path} holds no dictionary of tensors",
             expected="a state, as torch.save(model.state_dict(), path) writes",
