@@ -16,11 +16,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.compare.folds import Fold
 from perturbgen.compare.grid import PROCESSES, Job, Outcome, run_jobs
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import CompareSettings
-from perturbgen.compare.tables import Book
+from perturbgen.compare.tables import Book, Fold
 from perturbgen.core.console import progress
 from perturbgen.core.errors import (
     ConfigError,
@@ -99,7 +98,7 @@ class Comparison:
         if controls.positive and positive is None:
             text = "the positive control %s failed: a perfect prediction takes its place"
             _log.warning(text, controls.positive)
-        scores = join_scores({name: self._scores(name) for name in ranked})
+        scores = join_scores({name: self.scores(name) for name in ranked})
         index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
         # Which genes respond is seen in the values as they are, without the limits of the data.
         truth = self._by_fold(lambda fold: self.book.table.iloc[fold.test])
@@ -156,26 +155,7 @@ class Comparison:
 
         return _WhenAsked(names, read) if levels else {}
 
-    def seeds(self) -> pd.DataFrame:
-        """How far seeds move a method: mean, least and largest of the headline's metrics."""
-        wanted = (*self.card.headline, "mean_rowwise_rmse")
-        metrics = [metric.name for metric in self.card.metrics if metric.name in wanted]
-        rows = []
-        for name in self.card.methods:
-            seeds = list(
-                dict.fromkeys(job.seed for job in self.outcomes if job.method.name == name)
-            )
-            if len(seeds) < 2:
-                continue
-            found = {seed: self._scores(name, seed).loc[metrics].mean(axis=1) for seed in seeds}
-            spread = {
-                metric: f"{v.mean():.4f} ({v.min():.4f} to {v.max():.4f})"
-                for metric, v in pd.DataFrame(found).loc[metrics].iterrows()
-            }
-            rows.append({"method": name, "seeds": len(seeds), **spread})
-        return pd.DataFrame(rows)
-
-    def _scores(self, name: str, seed: int | None = None) -> pd.DataFrame:
+    def scores(self, name: str, seed: int | None = None) -> pd.DataFrame:
         """Metrics x conditions of one method: the mean over its seeds (or one), of each fold."""
 
         def part(fold: Fold) -> pd.DataFrame:
