@@ -77,6 +77,8 @@ def correct_to(
     Block by block: neither they nor the result need to fit into memory. Returns how well a
     ``batch`` is told before and after: no line without batches.
     """
+    # 454 features of pure noise, whitened on 24 wells: 98 to 100 % of null compounds were active
+    # against these wells, 0 % with a quarter of them withheld.
     fitted = rows_to_fit(profiles, control, withhold=withhold, rng=rng)
     rows = []
     if batch:
@@ -218,6 +220,8 @@ def _batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
 
     Unlike the plain share it does not grow with the number k of batches where there is no effect.
     """
+    # It falls to 0 after centring, where neighbours still tell batches: a plate shares the noise of
+    # its centre.
     names, codes = np.unique(batch, return_inverse=True)
     count, means = Groups(list(names), codes).means(values)
     within = float(((values - means[codes]) ** 2).sum())
