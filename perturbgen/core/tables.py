@@ -130,8 +130,7 @@ class _Unpacked(gzip.GzipFile):
         if self.tell() > self._limit:
             raise InputError(
                 f"{self._path} unpacks to more than {_RATIO} times its size",
-                expected=f"text, which gzip makes 5 to 50 times smaller (at least {_UNPACKED >> 30} "
-                "GB are read)",
+                expected="text, which gzip makes 5 to 50 times smaller",
                 cause="a file made to fill memory, or one that repeats a single value",
                 fix="unpack it with gunzip if it is what you want",
             )

@@ -41,12 +41,14 @@ _DESCRIBING: Final = ("id", "split", "index")
 class DETable:
     """Statistics of every condition against its control, each a frame of conditions x genes.
 
-    ``logfc`` log2 fold change, ``ave_expr`` average log2 CPM, ``t`` moderated t, ``se`` its
-    denominator, ``df`` total degrees of freedom, ``log10_p`` (at most 0) and ``adj_p``
-    (Benjamini-Hochberg). NaN where a gene was filtered out or a contrast is not estimable.
-    ``conditions`` counts the samples of each row and flags single replicates; ``info`` says how the
-    table was made. ``clip`` limits ``signed_log10_p`` either way. ``mean_variance`` has voom's
-    trend of each fit, for plots; files do not keep it.
+    * ``logfc``: log2 fold change; ``ave_expr``: average log2 CPM;
+    * ``t``: moderated t; ``se``: its denominator; ``df``: total degrees of freedom;
+    * ``log10_p``: at most 0; ``adj_p``: Benjamini-Hochberg adjusted p;
+    * ``conditions``: how many samples each row has, and whether it is a single replicate;
+    * ``info``: how the table was made; ``clip``: the limit of ``signed_log10_p`` either way;
+    * ``mean_variance``: voom's trend of each fit, for plots; files do not keep it.
+
+    NaN where a gene was filtered out or a contrast is not estimable.
     """
 
     logfc: pd.DataFrame

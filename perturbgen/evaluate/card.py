@@ -28,11 +28,13 @@ HEADLINE_NAME: Final = "headline"
 class Scorecard:
     """Scores of methods, and what they mean.
 
-    ``scores`` has rows (method, metric) and a column a condition. The best of ``negatives`` is a
-    metric's 0 and ``positive`` (or, without one, the metric's perfect value) its 1: the share of
-    the dynamic range. ``baselines`` are what the others must beat, ``references`` are shown without
-    a place. ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition,
-    drawn together) are joined by label. ``info`` is kept with the files.
+    * ``scores``: rows (method, metric), a column a condition;
+    * ``negatives``, ``positive``: the best negative control is a metric's 0, the positive one (or,
+      without one, the metric's perfect value) its 1: the share of the dynamic range;
+    * ``baselines``: what the others must beat; ``references``: shown without a place;
+    * ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition, drawn
+      together): joined by label;
+    * ``info``: kept with the files.
     """
 
     scores: pd.DataFrame

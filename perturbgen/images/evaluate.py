@@ -52,9 +52,9 @@ def measures(
 ) -> _Rows:
     """Lines of measure, value, what chance gives, and how many groups or pairs it is a mean over.
 
-    Sites are averaged to wells. With controls they leave the groups; magnitude and activity are
-    against them, and the mixing of batches is among them: against those only that a correction was
-    not fitted on, as far as the label ``fitted`` says. Where these are fewer than two the lines say
+    Sites are averaged to wells. Controls are in no group: magnitude and activity are measured
+    against them, and how batches mix among them. Only those count that no correction was fitted on,
+    which the label ``fitted`` says; where these are fewer than two, all count and the lines say
     ``IN_SAMPLE``.
     """
     require_columns(profiles.meta.columns, [same, *([batch] if batch else [])], profiles.source)
@@ -206,8 +206,8 @@ class Matching:
     def by(cls, name: str, profiled: Profiles, allowed: np.ndarray) -> Matching:
         """Each treatment with the nearest of its ``allowed`` ones (treatments, treatments).
 
-        ``folds[:, None] != folds[None]`` is stricter than NSC: groups of compounds are away at
-        once.
+        With ``folds[:, None] != folds[None]`` it is stricter than NSC: no compound of the own group
+        is a neighbour.
         """
         return cls.of(name, profiled.meta, cls.nearest(cosines(profiled.values), allowed))
 

@@ -28,7 +28,7 @@ from perturbgen.images.readers import (
 )
 from perturbgen.images.rxrx1 import PlatePlan
 from perturbgen.profiles import Profiles
-from perturbgen.profiles.groups import blocks
+from perturbgen.profiles.table import blocks
 
 # What joins files to labels; tables and folders are in different orders, so row numbers are not.
 _KEY: Final = ["plate", "well", "site"]

@@ -21,7 +21,7 @@ from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import require_columns
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import NestedCentre
-from perturbgen.profiles.groups import Groups
+from perturbgen.profiles.table import Groups
 
 log = logging.getLogger(__name__)
 _ROLES = ("healthy", "diseased", "treated")

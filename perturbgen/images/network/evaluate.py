@@ -48,7 +48,7 @@ def evaluate_run(
     statistics: Statistics | None = None,
     turns: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Accuracies by decoding and cell type, those that use the plan of the plates in own rows.
+    """Accuracies by decoding and cell type; each decoding that uses the plates' plan has its rows.
 
     Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism.
     """

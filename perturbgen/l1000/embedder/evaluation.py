@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _CLIP = 10.0  # of z-scores, as for the network
+_COMPONENTS = 64  # of the linear rivals
 MINE = "trained embedding"
 _MAPPED = 20_000  # profiles on the map, at most
 _LISTED, _NEAR = 500, 4  # perturbagens that the page lists, and neighbours of each, at most
@@ -57,27 +58,21 @@ class Rival:
 
     @classmethod
     def fitted(
-        cls,
-        train: np.ndarray,
-        labels: np.ndarray,
-        judged: np.ndarray,
-        *,
-        seed: int,
-        components: int = 64,
+        cls, train: np.ndarray, labels: np.ndarray, judged: np.ndarray, *, seed: int
     ) -> list[Rival]:
         """All of them, from profiles (rows, genes) and the training rows' labels."""
-        train, judged = np.clip(train, -_CLIP, _CLIP), np.clip(judged, -_CLIP, _CLIP)
-        metric = ReplicateMetric(min(32, components), components)
-        pca, whitened = PCA(components).fit(train), PCA(components, whiten=True).fit(train)
+        n, train, judged = _COMPONENTS, train.clip(-_CLIP, _CLIP), judged.clip(-_CLIP, _CLIP)
+        metric, wccn = ReplicateMetric(32, n).fit(train, labels), WCCN(n).fit(train, labels)
+        pca, whitened = PCA(n).fit(train), PCA(n, whiten=True).fit(train)
         return [
             cls("random", np.random.default_rng(seed).normal(size=(len(judged), 32))),
             cls("z-scores, Euclid", judged, "euclidean"),
             cls("z-scores, cosine", judged),
             cls("z-scores, Spearman", judged, "spearman"),
-            cls(f"PCA-{components}", pca.transform(judged)),
-            cls(f"PCA-{components}, whitened", whitened.transform(judged)),
-            cls("replicate metric (PeML-like)", metric.fit(train, labels).transform(judged)),
-            cls(f"WCCN, PCA-{components}", WCCN(components).fit(train, labels).transform(judged)),
+            cls(f"PCA-{n}", pca.transform(judged)),
+            cls(f"PCA-{n}, whitened", whitened.transform(judged)),
+            cls("replicate metric (PeML-like)", metric.transform(judged)),
+            cls(f"WCCN, PCA-{n}", wccn.transform(judged)),
         ]
 
 
@@ -100,8 +95,8 @@ class Judged:
         table: EmbedProfiles,
         *,
         seed: int,
-        plate: str | None,
-        well: str | None,
+        plate: str,
+        well: str,
         probes: Sequence[str] = (),
     ) -> Judged:
         """Rank the profiles by every method, and by linear rivals.
@@ -157,9 +152,9 @@ class Judged:
         named = {"top-1 of groups": f"top-1 of {self.label}s"}
         return [plain(row) for row in self.probes[column].rename(columns=named).to_dict("records")]
 
-    def neighbours(self, measure: Measure, *, k: int = 10) -> pd.DataFrame:
-        """Which other perturbagens the nearest profiles of each one belong to."""
-        pairs = self.table.neighbours(self.vectors, self.label, measure, k=k)
+    def neighbours(self, measure: Measure) -> pd.DataFrame:
+        """Which other perturbagens the ten nearest profiles of each one belong to."""
+        pairs = self.table.neighbours(self.vectors, self.label, measure, k=10)
         return group_neighbours(pairs, same=[self.label])
 
     def page(self, embedder: Embedder, groups: pd.DataFrame, *, title: str) -> Page:
@@ -227,7 +222,7 @@ def probe_inputs(methods: Sequence[Rival]) -> dict[str, np.ndarray]:
     }
 
 
-def _known(column: str | None, labels: pd.DataFrame) -> str | None:
+def _known(column: str, labels: pd.DataFrame) -> str | None:
     """A column that says something: it is there, and not the same everywhere."""
     return column if column in labels and labels[column].nunique() > 1 else None
 
@@ -309,20 +304,14 @@ def _probe_figure(judged: Judged, column: str) -> Figure:
     import plotly.graph_objects as go
 
     found = judged.probes[column]
-    names = [
-        name
-        for name in found["input"].unique()
-        if name != "none" and not name.endswith(", shuffled")
-    ]
+    inputs = found["input"].unique()
+    names = [name for name in inputs if name != "none" and not name.endswith(", shuffled")]
     scores = found.set_index(["input", "classifier"])["macro-F1"]
     figure = go.Figure()
     for kind, tone in zip(KINDS, PALETTE, strict=False):
-        figure.add_bar(
-            x=names, y=[scores[name, kind] for name in names], name=kind, marker_color=tone
-        )
-        figure.add_hline(
-            y=scores[f"{names[0]}, shuffled", kind], line={"color": tone, "dash": "dot"}
-        )
+        heights, guessed = [scores[name, kind] for name in names], f"{names[0]}, shuffled"
+        figure.add_bar(x=names, y=heights, name=kind, marker_color=tone)
+        figure.add_hline(y=scores[guessed, kind], line={"color": tone, "dash": "dot"})
     figure.add_hline(y=scores["none", MAJORITY], line={"color": "#595959", "dash": "dash"})
     figure.update_yaxes(title="macro-F1", range=[0, 1])
     return figure.update_layout(height=420, barmode="group")

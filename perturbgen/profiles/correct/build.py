@@ -18,10 +18,8 @@ import numpy as np
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.profiles.correct.base import Correction, Pipeline
-from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCentre
-from perturbgen.profiles.correct.whiten import Coral, Sphering
-from perturbgen.profiles.groups import Groups
-from perturbgen.profiles.table import VALUES, Profiles
+from perturbgen.profiles.correct.steps import Compress, ControlScaler, Coral, NestedCentre, Sphering
+from perturbgen.profiles.table import VALUES, Groups, Profiles
 
 log = logging.getLogger(__name__)
 
@@ -205,14 +203,13 @@ def _told_apart(
     except SchemaError as error:
         log.warning("batch predictability not measured: %s", error.what)
         return []
-    sides = {
-        "before": (found.before, found.variance_before),
-        "after": (found.after, found.variance_after),
-    }
-    names = ("", "nearest neighbours", "chance", "variance between")
+    sides = (
+        ("before", found.before, found.variance_before),
+        ("after", found.after, found.variance_after),
+    )
     return [
-        dict(zip(names, (side, accuracy, found.chance, share), strict=True))
-        for side, (accuracy, share) in sides.items()
+        {"": side, "nearest neighbours": near, "chance": found.chance, "variance between": share}
+        for side, near, share in sides
     ]
 
 

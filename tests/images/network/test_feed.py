@@ -20,7 +20,7 @@ from perturbgen.images.network import feed as feeding
 from perturbgen.images.network.feed import ImageFeed, _equal_parts, _mean_of_squares
 from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import _augmented, _turned
-from perturbgen.images.network.settings import AugmentSettings, ImageData
+from perturbgen.images.network.settings import AugmentSettings, ImageData, ImageSettings
 from perturbgen.nn.layers import Draws
 
 WORDS = Vocabulary(tuple(range(8)), ("HUVEC", "RPE"), ("HUVEC-01", "RPE-01"))
@@ -31,8 +31,10 @@ def fields(plates: Path) -> Fields:
     return Fields.read(ImageData(path=plates))
 
 
-def make(fields: Fields, **options: object) -> ImageFeed:
-    return ImageFeed(fields, WORDS, 7, **{"seed": 3, **options})  # type: ignore[arg-type]
+def make(fields: Fields, *, ahead: int = 2, one_experiment: bool = True) -> ImageFeed:
+    training = {"batch_size": 7, "one_experiment": one_experiment}
+    values = {"seed": 3, "data": {"path": ".", "ahead": ahead}, "training": training}
+    return ImageFeed(fields, WORDS, ImageSettings.model_validate(values))
 
 
 def test_an_epoch_reads_every_image_once_and_not_on_this_thread(
