@@ -138,14 +138,16 @@ class CovariateEncoder:
         return codes.astype(np.int64)
 
 
-def complete(obs: pd.DataFrame, name: str, role: str = "covariate") -> pd.Series:
+def complete(
+    obs: pd.DataFrame, name: str, role: str = "covariate", *, rows: str = "cells"
+) -> pd.Series:
     """A column of obs that exists and has no missing value; ``role`` is what it serves as."""
     if name not in obs:
         what = f"{role} {name!r}: obs has no such column"
         raise SchemaError(what, fix=suggest(name, obs.columns))
-    cells = obs.index[obs[name].isna()]
-    if len(cells):
-        what = f"{role} {name!r} is missing in {len(cells)} cells: {shorten(cells)}"
+    absent = obs.index[obs[name].isna()]
+    if len(absent):
+        what = f"{role} {name!r} is missing in {len(absent)} {rows}: {shorten(absent)}"
         raise SchemaError(what, fix="drop or fill them")
     return obs[name]
 
