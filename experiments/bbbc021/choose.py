@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.stats import choose
-from perturbgen.images.nsc import Matching, cosines, treatment_profiles
+from perturbgen.images.evaluate import Matching, cosines, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     Compress,

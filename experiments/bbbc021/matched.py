@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.images.bbbc021 import VEHICLE
+from perturbgen.images.evaluate import Matching
 from perturbgen.images.network.evaluate import matchings
-from perturbgen.images.nsc import Matching
 from perturbgen.profiles import Profiles
 
 

@@ -16,12 +16,14 @@ def outlier_scores(
     neighbours: int = 7,
     ridge: float = 1e-3,
 ) -> np.ndarray:
-    """How far each row (rows, features) lies from the others, (rows,); higher is further, units
-    differ by method.
+    """How far each row (rows, features) lies from the others, (rows,); higher is further.
 
-    ``knn``: mean distance to the nearest ``neighbours`` rows. ``mahalanobis``: distance from the
-    mean under the covariance plus ``ridge`` of its mean variance. ``lof``: local outlier factor, 1
-    for a row as dense as its neighbourhood.
+    * ``knn``: mean distance to the nearest ``neighbours`` rows;
+    * ``mahalanobis``: distance from the mean under the covariance plus ``ridge`` of its mean
+      variance;
+    * ``lof``: local outlier factor, 1 for a row as dense as its neighbourhood.
+
+    Units differ by method.
     """
     values = np.asarray(values, np.float64)
     if method == "mahalanobis":

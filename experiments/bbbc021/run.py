@@ -91,7 +91,7 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
     """
     import numpy as np
 
-    from perturbgen.images.nsc import Matching, mechanism_folds, treatment_profiles
+    from perturbgen.images.evaluate import Matching, mechanism_folds, treatment_profiles
     from perturbgen.profiles.correct import batch_predictability
 
     control = (wells.meta["compound"] == VEHICLE).to_numpy()
@@ -119,8 +119,8 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
                 "NSC (mean)": str(Matching.nsc(mean)),
                 "NSCB (mean)": str(Matching.nscb(mean)),
                 "5 folds": str(Matching.by("k-fold", median, folds[:, None] != folds[None])),
-                "week from DMSO": week.after,
-                "variance between weeks": week.variance_after,
+                "week from DMSO": week.loc["after", "nearest neighbours"],
+                "variance between weeks": week.loc["after", "variance between"],
             }
         )
     return rows
@@ -132,7 +132,7 @@ def nested_table(wells: Profiles) -> list[dict[str, Any]]:
     """
     from choose import hits, nested_matching, similarities
 
-    from perturbgen.images.nsc import ONE_BATCH, Matching
+    from perturbgen.images.evaluate import ONE_BATCH, Matching
 
     rows = []
     for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):

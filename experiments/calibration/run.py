@@ -1,9 +1,10 @@
 """Does the simulated table of differential expression look like the competition's? Full size,
 semi-real by default.
 
-python experiments/calibration/run.py --seed 7            # needs the real data (see perturbgen
-doctor), two minutes
-python experiments/calibration/run.py --seed 7 --invented
+    python experiments/calibration/run.py --seed 7            # two minutes
+    python experiments/calibration/run.py --seed 7 --invented
+
+The first needs the real data (see perturbgen doctor).
 """
 
 from __future__ import annotations

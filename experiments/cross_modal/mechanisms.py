@@ -10,8 +10,9 @@ from sklearn.metrics import f1_score
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.stats import interval, means, resample
-from perturbgen.images.nsc import mechanism_folds
-from perturbgen.profiles.crossmodal import PairedProfiles, Setting, decompose
+from perturbgen.images.evaluate import mechanism_folds
+from perturbgen.profiles.crossmodal import PairedProfiles, Setting
+from perturbgen.profiles.linear import Spectrum
 
 _Array = np.ndarray[Any, Any]
 _COMPONENTS: Final = 50
@@ -104,7 +105,7 @@ def _components(values: _Array, train: _Array) -> _Array:
 
     The total training variance is one, so that neither assay outweighs the other when concatenated.
     """
-    leading = decompose(values[train]).leading(_COMPONENTS)
+    leading = Spectrum.of(values[train]).leading(_COMPONENTS)
     scores = leading.projection(leading.v, leading.s).transform(values)
     return np.asarray(scores / np.sqrt((leading.s**2).sum() / len(leading.u)))
 

@@ -1,8 +1,9 @@
 """The same task from the Open Problems files to their prediction.h5ad, checked.
 
-python experiments/op3_openproblems/run.py neurips-2023-data    # de_train.h5ad, de_test.h5ad,
-id_map.csv, cells
-python experiments/op3_openproblems/run.py --simulated tiny     # the same road without them
+    python experiments/op3_openproblems/run.py neurips-2023-data python
+    experiments/op3_openproblems/run.py --simulated tiny     # the same road without the files
+
+The folder has de_train.h5ad, de_test.h5ad, id_map.csv and the cells.
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ def main(
     """Ingest, train twice (once to calibrate), predict, write prediction.h5ad, check; score where
     de_test is there.
 
-    Example: python experiments/op3_openproblems/run.py --simulated tiny --set
-    train.training.epochs=24
+    Example: python experiments/op3_openproblems/run.py --simulated tiny
+    --set train.training.epochs=24
     """
     from simulated import simulate_openproblems
 

@@ -1,9 +1,10 @@
 """From simulated competition files to a scored submission: cDGD and cNB-VAE against zeros, means
 and the seed's way.
 
-python experiments/op3_semireal/run.py                         # preset small, three seeds
-python experiments/op3_semireal/run.py --set preset=op3        # the real layout, baseline means and
-signatures
+    python experiments/op3_semireal/run.py                       # preset small, three seeds
+    python experiments/op3_semireal/run.py --set preset=op3      # the real layout
+
+The real layout comes with real baseline means and signatures.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ def main(
 
     What is done is kept: after an interrupt, --resume takes it up again.
 
-    Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0] --set
-    replicates=6
+    Example: python experiments/op3_semireal/run.py --set preset=tiny --set seeds=[0]
+    --set replicates=6
     """
     if resume is not None:
         if overrides:

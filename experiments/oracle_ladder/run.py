@@ -5,11 +5,11 @@ The oracle knows the truth of the simulation: it draws the withheld wells anew (
 well effects), with their true numbers of cells and depths. Real controls of the same plates join
 the fit, the organisers' own.
 
-python experiments/oracle_ladder/run.py                    # preset small, seeds 0 1 2: two minutes
-python experiments/oracle_ladder/run.py --preset op3       # real layout, baselines and signatures,
-3,000 genes
-python experiments/oracle_ladder/run.py --folder data/small  # of a folder, which gets the table and
-the oracle
+    python experiments/oracle_ladder/run.py                # preset small, seeds 0 1 2: two minutes
+    python experiments/oracle_ladder/run.py --preset op3   # real layout, 3,000 genes
+    python experiments/oracle_ladder/run.py --folder data/small
+
+The real layout comes with real baselines and signatures; a folder gets the table and the oracle.
 """
 
 from __future__ import annotations

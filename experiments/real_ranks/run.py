@@ -1,12 +1,12 @@
 """Real drug signatures as ranks: 122 drugs in B and myeloid cells, told from NK and T cells and 13
 known drugs.
 
-python experiments/real_ranks/run.py                             # needs the real data (see
-perturbgen doctor)
-python experiments/real_ranks/run.py --only transfer --no-ideas
+    python experiments/real_ranks/run.py
+    python experiments/real_ranks/run.py --only transfer --no-ideas
 
-Settings are chosen on the 13 known drugs alone (folds that withhold some of them in both cell
-types). The 122 are scored once for each seed, after the choice.
+It needs the real data (see perturbgen doctor). Settings are chosen on the 13 known drugs alone
+(folds that withhold some of them in both cell types). The 122 are scored once for each seed, after
+the choice.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.profiles.correct import Correction
-from perturbgen.profiles.groups import Groups, Key, Matrix
+from perturbgen.profiles.table import Groups, Key, Matrix
 
 
 class SequentialCentroids(Correction):

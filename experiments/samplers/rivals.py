@@ -53,7 +53,7 @@ def nb_regression(
 ) -> Floats:
     """Negative binomial with log mean = plate x cell type + library + compound, ridge penalised.
 
-    The penalty is chosen by the deviance on left-out conditions, and the NB size fitted to the
+    The penalty is chosen by the deviance on withheld conditions, and the NB size fitted to the
     errors there.
     """
     pair = train["plate"] + train["cell_type"]

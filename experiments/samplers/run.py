@@ -4,9 +4,10 @@ The simulator draws an experiment; B and Myeloid cells of all but the known comp
 as in the challenge. Settings are chosen on conditions withheld from the released data; the withheld
 wells are only scored.
 
-python experiments/samplers/run.py                    # preset small, seeds 0 1 2: three minutes
-python experiments/samplers/run.py --preset op3       # the real plates, compounds and withheld
-conditions: ten minutes
+    python experiments/samplers/run.py                  # preset small, seeds 0 1 2: three minutes
+    python experiments/samplers/run.py --preset op3     # ten minutes
+
+The preset op3 has the real plates, compounds and withheld conditions.
 """
 
 from __future__ import annotations

@@ -1,13 +1,16 @@
 """How much faster is the native differential expression than R's? Both backends, one run, one
 machine.
 
-    python experiments/speed/de.py --shape table        4,000 genes x 720 samples x 245
-    coefficients, 200 contrasts
-    python experiments/speed/de.py --shape joint        5,317 x 1,900 x 560, 400 contrasts, robust
-    (the OP3 benchmark)
-    python experiments/speed/de.py --shape kaggle       six fits of 18,211 x 576 x 161, all
-    contrasts
+    python experiments/speed/de.py --shape table
+    python experiments/speed/de.py --shape joint        # the OP3 benchmark
+    python experiments/speed/de.py --shape kaggle
     python experiments/speed/de.py --shape kaggle --replicates 20 --no-r
+
+genes x samples x coefficients are
+
+* table: 4,000 x 720 x 245, 200 contrasts;
+* joint: 5,317 x 1,900 x 560, 400 contrasts, robust;
+* kaggle: six fits of 18,211 x 576 x 161, all contrasts.
 
 R does TMM, voom, lmFit, contrasts.fit and eBayes, in one call each. Its time grows in proportion to
 the genes, so it is measured on two subsets of them and extended in a straight line (--full-r runs

@@ -1,11 +1,11 @@
 """Speed and memory of landmark extraction, of the training feed and of training itself, each beside
 what it replaces.
 
-python experiments/speed/l1000.py                     # 100,000 x 12,328 (4.9 GB on the disk for a
-while), some minutes
-python experiments/speed/l1000.py --samples 20000     # a quick look
-python experiments/speed/l1000.py --samples 1300000 --genes 20 --only extraction  # as many ids as
-GSE92742
+    python experiments/speed/l1000.py                     # 100,000 x 12,328, some minutes
+    python experiments/speed/l1000.py --samples 20000     # a quick look
+    python experiments/speed/l1000.py --samples 1300000 --genes 20 --only extraction
+
+The first takes 4.9 GB of disk for a while; the last has as many ids as GSE92742.
 """
 
 from __future__ import annotations

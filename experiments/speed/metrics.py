@@ -1,9 +1,10 @@
 """Speed of the metrics, each beside the plain loop over scipy or scikit-learn that gives the same
 number, in one run.
 
-python experiments/speed/metrics.py                     # 255 conditions x 18,211 genes, 2,000
-against 2,000 cells
-python experiments/speed/metrics.py --genes 2000        # a quick look
+    python experiments/speed/metrics.py
+    python experiments/speed/metrics.py --genes 2000        # a quick look
+
+By default 255 conditions x 18,211 genes, and 2,000 against 2,000 cells.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """Speed and memory of exact retrieval: all pairs, the row itself excluded, AP, rank quantiles and
 p-values of groups.
 
-python experiments/speed/retrieval.py                # 20,000 x 32, and a fiftieth of the queries of
-200,000 x 32
-python experiments/speed/retrieval.py --share 1      # all of 200,000 x 32
-python experiments/speed/retrieval.py --copairs /tmp/copairs/bin/python   # beside copairs, in its
-own environment
+    python experiments/speed/retrieval.py                # 20,000 x 32, and some of 200,000 x 32
+    python experiments/speed/retrieval.py --share 1      # all of 200,000 x 32
+    python experiments/speed/retrieval.py --copairs /tmp/copairs/bin/python
 
-Every job runs in a process of its own, whose peak memory includes Python and the libraries. On a
-machine that does other work, too, the seconds of CPU say more than those on the clock.
+By default a fiftieth of the queries of the large one is asked; copairs has an environment of its
+own. Every job runs in a process of its own, whose peak memory includes Python and the libraries. On
+a machine that does other work, too, the seconds of CPU say more than those on the clock.
 """
 
 from __future__ import annotations

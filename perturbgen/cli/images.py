@@ -88,7 +88,7 @@ def _check_source(
 
     Example: [bold]perturbgen images check rxrx1/ --picture six_channels.png[/bold]
     """
-    from perturbgen.images.check import check_source
+    from perturbgen.images.fields import check_source
 
     # asked before the images are decoded, which takes longest
     if picture:
@@ -104,17 +104,18 @@ def _check_source(
 
 def _write_first_field(source: Path, picture: Path) -> Path:
     """The picture of the first field that has all its channels."""
-    from perturbgen.images.fields import ChannelColours, fields, find_images, read_field
+    from perturbgen.images.fields import FieldFiles, read_field
+    from perturbgen.images.pictures import ChannelColours
 
-    images = find_images(source)
-    channels = sorted(images["channel"].unique().tolist())
+    images = FieldFiles.find(source)
     # without one of its channels a field would be drawn in wrong colours
-    whole = [files for files in fields(images).values() if len(files) == len(channels)]
-    if not whole:
+    first = next(iter(images.whole().values()), None)
+    if first is None:
         raise SchemaError(
-            f"no field in {source} has all of channels {channels}", expected="one to draw"
+            f"no field in {source} has all of channels {images.channels}", expected="one to draw"
         )
-    return ChannelColours(len(channels)).write_sheet(read_field(whole[0], channels), picture)
+    stack = read_field(first, images.channels)
+    return ChannelColours(len(stack)).write_sheet(stack, picture)
 
 
 def _ingest(
@@ -343,7 +344,7 @@ def _draw(
     # before the heavy imports: a mistyped name is told at once
     check_output(out, ".html")
     from perturbgen.core.tables import require_columns
-    from perturbgen.images.maps import LAYOUTS, draw_map
+    from perturbgen.images.pictures import LAYOUTS, draw_map
 
     if method not in LAYOUTS:
         raise InputError(

@@ -11,7 +11,8 @@ import pandas as pd
 import scipy.sparse as sp
 from numba import njit
 
-from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
+from perturbgen.core.errors import CountsError, shorten
+from perturbgen.data.covariates import complete
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -46,23 +47,18 @@ def pseudobulk(
         )
     sums = _sum_rows(counts, codes, len(obs), np.dtype(float if allow_fractional else np.int64))
     obs["n_cells"] = np.bincount(codes, minlength=len(obs))
-    obs.index = pd.Index(
-        ["|".join(map(str, key)) for key in obs[by].itertuples(index=False)], name="sample"
-    )
+    names = ["|".join(map(str, key)) for key in obs[by].itertuples(index=False)]
+    obs.index = pd.Index(names, name="sample")
     bulk = AnnData(sums, obs=obs, var=adata.var.copy())
     bulk.uns.update({key: adata.uns[key] for key in ("vehicle",) if key in adata.uns})
     # No normalisation can use a sample without counts.
     empty = np.asarray(bulk.X.sum(axis=1)).ravel() == 0
     if empty.all():
-        raise CountsError(
-            f"none of the {len(empty)} pseudobulk samples has a count", expected="raw counts"
-        )
+        what = f"none of the {len(empty)} pseudobulk samples has a count"
+        raise CountsError(what, expected="raw counts")
     if empty.any():
-        log.warning(
-            "dropped %d pseudobulk samples without counts: %s",
-            empty.sum(),
-            shorten(bulk.obs_names[empty]),
-        )
+        lost = shorten(bulk.obs_names[empty])
+        log.warning("dropped %d pseudobulk samples without counts: %s", empty.sum(), lost)
         bulk = bulk[~empty].copy()
     return bulk
 
@@ -73,16 +69,7 @@ def groups_of(obs: pd.DataFrame, by: Sequence[str]) -> tuple[_Array, pd.DataFram
     The rows have the columns ``by`` and then all others that have one value in every group.
     """
     for name in by:
-        if name not in obs:
-            raise SchemaError(
-                f"pseudobulk by {name!r}: obs has no such column", fix=suggest(name, obs.columns)
-            )
-        if obs[name].isna().any():
-            missing = obs.index[obs[name].isna()]
-            raise SchemaError(
-                f"pseudobulk by {name!r}: {len(missing)} cells have no value: {shorten(missing)}",
-                fix="drop those cells, or give them a value",
-            )
+        complete(obs, name, "pseudobulk by")
     codes = obs.groupby(list(by), observed=True, sort=True).ngroup().to_numpy()
     _, first = np.unique(codes, return_index=True)
 

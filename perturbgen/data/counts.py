@@ -47,9 +47,8 @@ def count_problem(
 ) -> CountsError | None:
     """The error that names the first entry that is no count, a non-negative integer of 32 bits."""
     if matrix.dtype.kind not in "biuf":
-        raise CountsError(
-            f"the counts are of type {matrix.dtype}", expected="numbers", cause="a matrix of text"
-        )
+        what = f"the counts are of type {matrix.dtype}"
+        raise CountsError(what, expected="numbers", cause="a matrix of text")
     is_sparse: bool = sparse.issparse(matrix)
     if is_sparse:
         csr = matrix.tocsr()
@@ -211,10 +210,8 @@ def _codes(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> _Arr
     """The position in ``index`` of each label of a column (entries,) int32."""
     column = _encoded(batch, key)
     if column.null_count:
-        raise SchemaError(
-            f"{path}: {key!r} is missing in {column.null_count} rows",
-            expected="a label in every row",
-        )
+        what = f"{path}: {key!r} is missing in {column.null_count} rows"
+        raise SchemaError(what, expected="a label in every row")
     labels = column.dictionary.to_numpy(zero_copy_only=False)
     found = index.get_indexer(pd.Index(labels, dtype=object)).astype(np.int32)
     codes = found[column.indices.to_numpy()]
@@ -234,9 +231,8 @@ def _checked_counts(batch: pa.RecordBatch, table: _LongTable) -> _Array:
     """The batch's counts (entries,) int32; the first that is none is named by cell and gene."""
     column = batch.column(batch.schema.get_field_index(table.count_key))
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
-        raise CountsError(
-            f"{table.path}: {table.count_key!r} is of type {column.type}", expected="integers"
-        )
+        what = f"{table.path}: {table.count_key!r} is of type {column.type}"
+        raise CountsError(what, expected="integers")
     values = column.to_numpy(zero_copy_only=False)
     bad = _bad_counts(values)
     if bad.any():

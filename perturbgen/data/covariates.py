@@ -17,7 +17,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, MissingDependencyError, SchemaError, shorten, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import read_frame, require_columns
+from perturbgen.core.tables import read_frame, require_columns, with_compound
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -55,9 +55,8 @@ class CovariateEncoder:
         """
         undeclared = [name for name in unknown if name not in categorical]
         if undeclared:
-            raise SchemaError(
-                f"unknown={shorten(undeclared)} is not among the categorical covariates"
-            )
+            what = f"unknown={shorten(undeclared)} is not among the categorical covariates"
+            raise SchemaError(what)
         categories: dict[str, tuple[str, ...]] = {}
         for name in categorical:
             # Sorted, so that neither the order of cells nor pandas' categories change the codes.
@@ -110,10 +109,8 @@ class CovariateEncoder:
             )
             return cls(categories, scales, tuple(state.get("unknown", ())))
         except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"not a covariate encoder: {error!r}",
-                expected="what CovariateEncoder.to_json wrote",
-            ) from None
+            wanted = "what CovariateEncoder.to_json wrote"
+            raise InputError(f"not a covariate encoder: {error!r}", expected=wanted) from None
 
     def save(self, path: str | Path) -> None:
         """Write the encoder beside a run."""
@@ -141,18 +138,17 @@ class CovariateEncoder:
         return codes.astype(np.int64)
 
 
-def complete(obs: pd.DataFrame, name: str) -> pd.Series:
-    """A column of obs that exists and has no missing value."""
+def complete(
+    obs: pd.DataFrame, name: str, role: str = "covariate", *, rows: str = "cells"
+) -> pd.Series:
+    """A column of obs that exists and has no missing value; ``role`` is what it serves as."""
     if name not in obs:
-        raise SchemaError(
-            f"covariate {name!r}: obs has no such column", fix=suggest(name, obs.columns)
-        )
-    if obs[name].isna().any():
-        cells = obs.index[obs[name].isna()]
-        raise SchemaError(
-            f"covariate {name!r} is missing in {len(cells)} cells: {shorten(cells)}",
-            fix="drop or fill them",
-        )
+        what = f"{role} {name!r}: obs has no such column"
+        raise SchemaError(what, fix=suggest(name, obs.columns))
+    absent = obs.index[obs[name].isna()]
+    if len(absent):
+        what = f"{role} {name!r} is missing in {len(absent)} {rows}: {shorten(absent)}"
+        raise SchemaError(what, fix="drop or fill them")
     return obs[name]
 
 
@@ -161,11 +157,8 @@ def _finite_numbers(obs: pd.DataFrame, name: str) -> np.ndarray:
     values = pd.to_numeric(complete(obs, name), errors="coerce").to_numpy(np.float64)
     bad = ~np.isfinite(values)
     if bad.any():
-        found = obs.loc[bad, name]
-        raise SchemaError(
-            f"covariate {name!r} is not a finite number in {len(found)} cells: "
-            f"{shorten(found.unique())}"
-        )
+        odd = shorten(obs.loc[bad, name].unique())
+        raise SchemaError(f"covariate {name!r} is not a finite number in {bad.sum()} cells: {odd}")
     return values
 
 
@@ -175,15 +168,11 @@ def require_same_genes(adata: AnnData, genes: Sequence[str]) -> None:
         return
     missing = pd.Index(genes).difference(adata.var_names, sort=False)
     extra = adata.var_names.difference(pd.Index(genes), sort=False)
-    raise SchemaError(
-        "the genes differ from the run's: "
-        + (
-            f"missing {shorten(missing)}; unexpected {shorten(extra)}"
-            if len(missing) + len(extra)
-            else "another order"
-        ),
-        expected=f"the run's {len(genes):,} genes, in order",
-    )
+    how = "another order"
+    if len(missing) + len(extra):
+        how = f"missing {shorten(missing)}; unexpected {shorten(extra)}"
+    wanted = f"the run's {len(genes):,} genes, in order"
+    raise SchemaError(f"the genes differ from the run's: {how}", expected=wanted)
 
 
 def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048) -> pd.DataFrame:
@@ -192,22 +181,19 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
         from rdkit import Chem, rdBase
         from rdkit.Chem.rdFingerprintGenerator import GetMorganGenerator
     except ImportError as error:
-        raise MissingDependencyError(
-            "RDKit is not installed", fix="pip install 'perturbgen[chem]'"
-        ) from error
+        fix = "pip install 'perturbgen[chem]'"
+        raise MissingDependencyError("RDKit is not installed", fix=fix) from error
     if not smiles.index.is_unique:
         twice = smiles.index[smiles.index.duplicated()].unique()
         raise SchemaError(f"compounds named twice: {shorten(twice)}")
+    given = [text if isinstance(text, str) else "" for text in smiles]
     # RDKit prints what it cannot read; the error below says it with the compound's name.
     with rdBase.BlockLogs():
-        molecules = [
-            Chem.MolFromSmiles(text) if isinstance(text, str) and text else None for text in smiles
-        ]
+        molecules = [Chem.MolFromSmiles(text) if text else None for text in given]
     bad = [name for name, molecule in zip(smiles.index, molecules, strict=True) if molecule is None]
     if bad:
-        raise SchemaError(
-            f"{len(bad)} compounds have no valid SMILES: {shorten(bad)}", fix="correct or drop them"
-        )
+        what = f"{len(bad)} compounds have no valid SMILES: {shorten(bad)}"
+        raise SchemaError(what, fix="correct or drop them")
     # Radius 2 is what is called ECFP4.
     generator = GetMorganGenerator(radius=radius, fpSize=bits)
     rows = [generator.GetFingerprintAsNumPy(molecule) for molecule in molecules]
@@ -218,7 +204,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
 def read_smiles(path: Path) -> pd.Series:
     """SMILES by compound, from the columns sm_name or compound, and SMILES (in any case)."""
     table = read_frame(path).rename(columns=lambda name: str(name).lower())
-    table = table.rename(columns={"sm_name": "compound"})
+    table = with_compound(table, path)
     require_columns(table.columns, ["compound", "smiles"], path)
     found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
     return found

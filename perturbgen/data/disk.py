@@ -15,6 +15,7 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.tables import require_sound
 from perturbgen.data.backing import Backing, IntArray, MemoryBacking
 
 if TYPE_CHECKING:
@@ -47,13 +48,21 @@ class DiskBacking:
                     raise InputError(f"{path} has no {name}", expected="a file that AnnData wrote")
             obs, genes = read_elem(root["obs"]), read_elem(root["var"]).index
             if block < 1 or buffer < 1:
-                raise SchemaError(
-                    f"block={block}, buffer={buffer}", expected="at least one cell each"
-                )
+                what = f"block={block}, buffer={buffer}"
+                raise SchemaError(what, expected="at least one cell each")
             group = "X" if layer is None else f"layers/{layer}"
             matrix = _require_csr(root, group, path)
             cells, width = (int(n) for n in matrix.attrs["shape"])
             offsets = matrix["indptr"][:].astype(np.int64)
+            # columns are looked at when they are read
+            entries = {*(matrix[name].shape[0] for name in ("data", "indices")), int(offsets[-1])}
+            sizes = (len(offsets) - 1, len(obs), len(genes)) == (cells, cells, width)
+            rising = offsets[0] == 0 and (np.diff(offsets) >= 0).all()
+            if not sizes or len(entries) > 1 or not rising:
+                raise InputError(
+                    f"{path}: {group} is damaged: its shape, indptr and entries do not agree",
+                    fix="fetch or write the file again",
+                )
         return cls(path, group, offsets, (cells, width), block, buffer), obs, genes
 
     def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
@@ -106,14 +115,13 @@ class DiskBacking:
         starts, stops = _stretches(np.sort(rows))
         edges = np.stack([self.offsets[starts], self.offsets[stops]], axis=1).tolist()
         with _open_root(self.path) as root:
-            values, columns = (
-                _read_pieces(root[self.group][name], edges) for name in ("data", "indices")
-            )
-        read = np.concatenate(
-            [np.arange(0), *(np.arange(a, b) for a, b in zip(starts, stops, strict=True))]
-        )
+            group = root[self.group]
+            values, columns = (_read_pieces(group[name], edges) for name in ("data", "indices"))
+        stretches = (np.arange(a, b) for a, b in zip(starts, stops, strict=True))
+        read = np.concatenate([np.arange(0), *stretches])
         offsets = np.concatenate([[0], np.cumsum(np.diff(self.offsets)[read])])
         matrix = sparse.csr_matrix((values, columns, offsets), shape=(len(read), self.shape[1]))
+        require_sound(matrix, f"{self.path}: {self.group}")
         packed = MemoryBacking.pack(
             matrix, where=f"{self.path}: {self.group}", cells=read, genes=range(self.shape[1])
         )
@@ -152,9 +160,8 @@ def _open_root(path: Path) -> Iterator[Any]:
     try:
         file = h5py.File(require_file(path, "h5ad file"), "r")
     except OSError as error:
-        raise InputError(
-            f"{path} is no readable HDF5 file: {error}", cause="a truncated copy or download"
-        ) from None
+        what = f"{path} is no readable HDF5 file: {error}"
+        raise InputError(what, cause="a truncated copy or download") from None
     with file:
         yield file
 

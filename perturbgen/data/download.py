@@ -47,11 +47,8 @@ class _DataSource(Settings):
         arrives, and is held to it from then on.
         """
         if not self.files:
-            raise InputError(
-                f"{self.title} cannot be fetched here",
-                expected="a source with files",
-                fix=self.note,
-            )
+            what = f"{self.title} cannot be fetched here"
+            raise InputError(what, expected="a source with files", fix=self.note)
         folder = Path(folder)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -156,15 +153,12 @@ def _download(url: str, part: Path) -> None:
                     _download(url, part)
                 return
             if response.status_code not in (200, 206):
-                gone = response.status_code in (404, 410)
-                raise DownloadError(
-                    f"{url}: the server answered {response.status_code} {response.reason}",
-                    expected="the file",
-                    cause="the source has moved or renamed it"
-                    if gone
-                    else "the server is busy, or access needs a login",
-                    fix="see the source's page: perturbgen data list" if gone else _AGAIN,
-                )
+                cause, fix = "the server is busy, or access needs a login", _AGAIN
+                if response.status_code in (404, 410):
+                    cause = "the source has moved or renamed it"
+                    fix = "see the source's page: perturbgen data list"
+                what = f"{url}: the server answered {response.status_code} {response.reason}"
+                raise DownloadError(what, expected="the file", cause=cause, fix=fix)
             _save_body(response, part)
     except requests.RequestException as error:
         # requests wraps what happened several times over; the innermost reason says it in a line.
@@ -172,9 +166,8 @@ def _download(url: str, part: Path) -> None:
         while reason.__context__ is not None:
             reason = reason.__context__
         words = (str(reason).strip() or type(error).__name__).splitlines()[0]
-        raise DownloadError(
-            f"{url}: {words}", expected="an answer from the server", fix=_AGAIN
-        ) from None
+        what = f"{url}: {words}"
+        raise DownloadError(what, expected="an answer from the server", fix=_AGAIN) from None
 
 
 def _save_body(response: Response, part: Path) -> None:
@@ -186,10 +179,8 @@ def _save_body(response: Response, part: Path) -> None:
     # Before the first byte: hours of download would otherwise end in a full disk.
     free = shutil.disk_usage(part.parent).free
     if length > free:
-        raise StorageError(
-            f"{part.parent} has {free / 1e9:.1f} GB free and {length / 1e9:.1f} GB are to come",
-            fix="free some space or choose another --out",
-        )
+        what = f"{part.parent} has {free / 1e9:.1f} GB free and {length / 1e9:.1f} GB are to come"
+        raise StorageError(what, fix="free some space or choose another --out")
     tag = response.headers.get("ETag", "")
     # A weak tag promises the same meaning, not the same bytes.
     tag = response.headers.get("Last-Modified", "") if not tag or tag.startswith("W/") else tag

@@ -29,7 +29,6 @@ import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import h5py
@@ -91,8 +90,8 @@ def read_h5ad(
 
     ``columns`` is ``{ours: theirs}``, or the path of a column map in TOML; without it the file
     already uses our names. ``layer`` and ``vehicle`` win over the map's. A column map is never
-    guessed. With ``checked=False`` the counts stay as they are, and columns may lack: for a check
-    that reports everything.
+    guessed. With ``checked=False`` the counts stay as they are, and columns may be absent: for a
+    check that reports everything.
     """
     chosen = _column_map(columns)
     adata = take_layer(open_h5ad(path), layer or chosen.layer, path)
@@ -124,9 +123,8 @@ def take_layer(adata: AnnData, layer: str | None, path: str | Path) -> AnnData:
         raw.uns["vehicle"] = adata.uns.get("vehicle")
         return raw
     if layer not in adata.layers:
-        raise SchemaError(
-            f"{path} has no layer {layer!r}", expected="the layer of raw counts", fix=hint
-        )
+        what = f"{path} has no layer {layer!r}"
+        raise SchemaError(what, expected="the layer of raw counts", fix=hint)
     adata.X = adata.layers.pop(layer)
     return adata
 
@@ -173,23 +171,17 @@ def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.Da
 
 def _extract_column(values: pd.Series, rule: _ExtractRule, ours: str) -> Any:
     """The first group of the rule's pattern in each value; one that does not match is an error."""
+    named = f"[extract] {ours}: {rule.pattern!r}"
     try:
         groups = re.compile(rule.pattern).groups
     except re.error as error:
-        raise ConfigError(
-            f"[extract] {ours}: {rule.pattern!r} is no regular expression: {error}"
-        ) from None
+        raise ConfigError(f"{named} is no regular expression: {error}") from None
     if groups != 1:
-        raise ConfigError(
-            f"[extract] {ours}: {rule.pattern!r} has {groups} groups", expected="exactly one (...)"
-        )
+        raise ConfigError(f"{named} has {groups} groups", expected="exactly one (...)")
     found = values.astype(str).str.extract(rule.pattern, expand=False)
     if found.isna().any():
-        odd = shorten(values[found.isna()].unique())
-        raise SchemaError(
-            f"[extract] {ours}: {rule.pattern!r} does not match {rule.column} {odd}",
-            expected="a match in every row",
-        )
+        what = f"{named} does not match {rule.column} {shorten(values[found.isna()].unique())}"
+        raise SchemaError(what, expected="a match in every row")
     return found
 
 
@@ -261,12 +253,7 @@ class SparseH5ad:
     def __enter__(self) -> SparseH5ad:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._file.close()
 
     def add(self, counts: sparse.csr_array) -> None:

@@ -18,6 +18,7 @@ from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.tables import (
     CONDITION,
+    NAMES,
     VEHICLE,
     conditions_of,
     find_optional,
@@ -29,6 +30,7 @@ from perturbgen.core.tables import (
     require_columns,
     require_unique,
     require_values,
+    with_compound,
 )
 from perturbgen.data.counts import distinct_labels, read_long_counts
 from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
@@ -41,27 +43,10 @@ _logger = logging.getLogger(__name__)
 # The released plate names are permuted against those that the organisers' own DE used (research:
 # compute_de.ipynb).
 ORGANISERS_PLATES: Final = {
-    "plate_0": "plate_2",
-    "plate_1": "plate_3",
-    "plate_2": "plate_1",
-    "plate_3": "plate_4",
-    "plate_4": "plate_0",
-    "plate_5": "plate_5",
+    f"plate_{released}": f"plate_{theirs}" for released, theirs in enumerate((2, 3, 1, 4, 0, 5))
 }
 _DE_META = ("cell_type", "sm_name", "sm_lincs_id", "SMILES", "control")
-_OBS_TEXT = (
-    "obs_id",
-    "library_id",
-    "plate_name",
-    "well",
-    "row",
-    "cell_id",
-    "donor_id",
-    "cell_type",
-    "sm_name",
-    "sm_lincs_id",
-    "SMILES",
-)
+_NUMBERS = ("dose_uM", "control")
 
 
 def read_de(path: str | Path) -> pd.DataFrame:
@@ -72,16 +57,13 @@ def read_de(path: str | Path) -> pd.DataFrame:
     with open_parquet(path, columns=labels) as file, reading(path, "parquet"):
         names = [name for name in file.schema_arrow.names if name in labels or is_gene(name)]
         table = file.read(columns=names).to_pandas()
-    values = table.set_index(conditions_of(table, compound="sm_name", unique_in=path)).drop(
-        columns=labels
-    )
+    index = conditions_of(table, compound="sm_name", unique_in=path)
+    values = table.set_index(index).drop(columns=labels)
     holes = values.isna().to_numpy()
     if holes.any():
         row, gene = divmod(int(holes.argmax()), values.shape[1])
-        raise SchemaError(
-            f"{path}: {values.index[row]} has no value for gene {values.columns[gene]!r}",
-            expected="a complete table",
-        )
+        what = f"{path}: {values.index[row]} has no value for gene {values.columns[gene]!r}"
+        raise SchemaError(what, expected="a complete table")
     return values.rename_axis(columns="gene")
 
 
@@ -107,7 +89,7 @@ def read_id_map(
     require_values(table, names, "id", path)
     require_unique(table["id"], "id", path)
     conditions_of(table, compound="sm_name", unique_in=path)
-    table = table.rename(columns={"sm_name": "compound"}).set_index("id")[list(CONDITION)]
+    table = table.rename(columns=NAMES).set_index("id")[list(CONDITION)]
     for column, allowed in (("compound", compounds), ("cell_type", cell_types)):
         if allowed is None:
             continue
@@ -121,6 +103,16 @@ def read_id_map(
                 fix="; ".join(f"{value!r}: {suggest(value, known)}" for value in unknown[:5]),
             )
     return table
+
+
+def read_conditions(path: str | Path) -> pd.DataFrame:
+    """Conditions to predict: ``id_map.csv`` or its folder, or a table of cell_type and compound."""
+    path = find_table(path, "id_map.csv")
+    table = with_compound(read_frame(path, text=(*CONDITION, *NAMES)), path)
+    require_columns(table.columns, CONDITION, path)
+    for column, other in (CONDITION, CONDITION[::-1]):
+        require_values(table, [column], other, path)
+    return table[list(CONDITION)]
 
 
 def read_competition(
@@ -168,9 +160,8 @@ def read_multiome(folder: str | Path, *, features: str = "Gene Expression") -> A
 
     folder = require_folder(folder, "folder of competition files")
     path = require_file(folder / "multiome_train.parquet", "table of counts")
-    obs_path, var_path = (
-        find_table(folder, f"multiome_{part}_meta.csv") for part in ("obs", "var")
-    )
+    obs_path = find_table(folder, "multiome_obs_meta.csv")
+    var_path = find_table(folder, "multiome_var_meta.csv")
     needed = ["obs_id", "cell_type", "donor_id"]
     obs = read_frame(obs_path, columns=needed, text=needed)
     require_unique(obs["obs_id"], "obs_id", obs_path)
@@ -182,10 +173,9 @@ def read_multiome(folder: str | Path, *, features: str = "Gene Expression") -> A
     var = with_our_columns(var.set_index("location"), {})
     wanted = (var["feature_type"] == features).to_numpy()
     if not wanted.any():
-        raise SchemaError(
-            f"{var_path.name} has no feature of type {features!r}",
-            expected=f"one of {shorten(var['feature_type'].unique())}",
-        )
+        known = shorten(var["feature_type"].unique())
+        what = f"{var_path.name} has no feature of type {features!r}"
+        raise SchemaError(what, expected=f"one of {known}")
     counts = read_long_counts(path, obs.index, var.index, column_key="location", wanted=wanted)
     return AnnData(X=counts, obs=obs, var=var[wanted])
 
@@ -193,38 +183,34 @@ def read_multiome(folder: str | Path, *, features: str = "Gene Expression") -> A
 def _read_obs(folder: Path) -> pd.DataFrame:
     """``adata_obs_meta.csv`` indexed by obs_id, with our column names added."""
     path = find_table(folder, "adata_obs_meta.csv")
-    meta = read_frame(path, columns=["obs_id", *KAGGLE_COLUMNS], text=_OBS_TEXT)
+    text = ["cell_id", "sm_lincs_id", "SMILES", *(KAGGLE_COLUMNS.keys() - _NUMBERS)]
+    meta = read_frame(path, columns=["obs_id", *KAGGLE_COLUMNS], text=["obs_id", *text])
     require_unique(meta["obs_id"], "obs_id", path)
     require_values(meta, [name for name in KAGGLE_COLUMNS if name != "dose_uM"], "obs_id", path)
     if not pd.api.types.is_bool_dtype(meta["control"]):
-        raise SchemaError(
-            f"{path}: 'control' holds {shorten(meta['control'].unique())}",
-            expected="True or False in every row",
-        )
+        what = f"{path}: 'control' holds {shorten(meta['control'].unique())}"
+        raise SchemaError(what, expected="True or False in every row")
     if not pd.api.types.is_numeric_dtype(meta["dose_uM"]):
         words = meta.loc[pd.to_numeric(meta["dose_uM"], errors="coerce").isna(), "dose_uM"].dropna()
-        raise SchemaError(
-            f"{path}: 'dose_uM' holds {shorten(words.unique())}", expected="a number in every row"
-        )
+        what = f"{path}: 'dose_uM' holds {shorten(words.unique())}"
+        raise SchemaError(what, expected="a number in every row")
     columns = {ours: theirs for theirs, ours in KAGGLE_COLUMNS.items() if ours != theirs}
     return with_our_columns(meta.set_index("obs_id"), columns)
 
 
 def _gene_order(folder: Path) -> pd.Index | None:
     """The genes as ``sample_submission.csv`` or else ``de_train.parquet`` orders them, if there."""
-    submission = find_optional(folder, "sample_submission.csv")
-    if submission is not None:
-        header = read_header(submission)
-        require_columns(header, ["id"], submission)
-        return _unique_genes([name for name in header if name != "id"], submission)
-    path = folder / "de_train.parquet"
-    if not path.exists():
-        return None
-    with open_parquet(path, columns=_DE_META[:2]) as file:
-        return _unique_genes([name for name in file.schema_arrow.names if is_gene(name)], path)
-
-
-def _unique_genes(names: list[str], path: Path) -> pd.Index:
+    path = find_optional(folder, "sample_submission.csv")
+    if path is not None:
+        header = read_header(path)
+        require_columns(header, ["id"], path)
+        names = [name for name in header if name != "id"]
+    else:
+        path = folder / "de_train.parquet"
+        if not path.exists():
+            return None
+        with open_parquet(path, columns=_DE_META[:2]) as file:
+            names = [name for name in file.schema_arrow.names if is_gene(name)]
     genes = pd.Index(names, dtype=object, name="gene")
     require_unique(genes, "gene", path)
     return genes

@@ -39,10 +39,8 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
     values, obs = _log_profiles(bulk)
     page.section("Pseudobulk maps")
     if min(values.shape) < 4:
-        page.text(
-            f"{len(obs)} pseudobulk samples of {_MIN_CELLS} or more cells and {values.shape[1]} "
-            "genes are too few for a map."
-        )
+        few = f"{len(obs)} pseudobulk samples of {_MIN_CELLS} or more cells"
+        page.text(f"{few} and {values.shape[1]} genes are too few for a map.")
         return
     maps = {"before": _map_samples(values, seed=seed)}
     if "plate" in obs and obs["plate"].nunique() > 1:
@@ -61,10 +59,7 @@ def add_maps(page: Page, adata: AnnData, seed: int) -> None:
     colours["compound"] = named(obs["compound"], first)
 
     labels = obs[[name for name in _SAMPLE if name in obs]]
-    for method, axes in {
-        "Principal components": ("PC1", "PC2"),
-        "UMAP": ("UMAP1", "UMAP2"),
-    }.items():
+    for method, axes in ("Principal components", ("PC1", "PC2")), ("UMAP", ("UMAP1", "UMAP2")):
         caption = f"{method} of {len(obs):,} samples. {_MAP_CAPTION}"
         page.figure(_maps_figure(maps, labels, colours, axes), caption)
 
@@ -134,9 +129,8 @@ def _principal_components(values: np.ndarray, *, seed: int = 0, components: int 
     from scanpy.pp import pca
 
     chosen = values[:, _variable_genes(values)].astype(np.float32)
-    return pca(
-        chosen, n_comps=min(components, *(size - 1 for size in chosen.shape)), random_state=seed
-    )
+    possible = min(components, *(size - 1 for size in chosen.shape))
+    return pca(chosen, n_comps=possible, random_state=seed)
 
 
 def _map_samples(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
@@ -148,9 +142,8 @@ def _map_samples(values: np.ndarray, *, seed: int = 0) -> pd.DataFrame:
     with warnings.catch_warnings():
         # umap-learn says at every call that a fixed seed means one thread.
         warnings.simplefilter("ignore")
-        sc.pp.neighbors(
-            data, n_neighbors=min(15, len(values) - 1), use_rep="pca", random_state=seed
-        )
+        near = min(15, len(values) - 1)
+        sc.pp.neighbors(data, n_neighbors=near, use_rep="pca", random_state=seed)
         sc.tl.umap(data, random_state=seed)
     coordinates = np.hstack([data.obsm["pca"][:, :2], data.obsm["X_umap"]])
     return pd.DataFrame(coordinates, columns=["PC1", "PC2", "UMAP1", "UMAP2"])

@@ -108,9 +108,8 @@ def _curate(adata: AnnData, rules: tuple[_Removal, ...] = _CURATION) -> AnnData:
     """Without the cells that ``rules`` drop; ``uns["curation"]`` counts the cells of each."""
     matches = [rule.matches(adata.obs) for rule in rules]
     dropped = np.logical_or.reduce(matches)
-    report = pd.DataFrame(
-        {"rule": [str(rule) for rule in rules], "cells": [int(m.sum()) for m in matches]}
-    )
+    counted = [(str(rule), int(found.sum())) for rule, found in zip(rules, matches, strict=True)]
+    report = pd.DataFrame(counted, columns=["rule", "cells"])
     _logger.info("curation drops %s of %s cells", f"{int(dropped.sum()):,}", f"{adata.n_obs:,}")
     unused = report.loc[report["cells"] == 0, "rule"]
     if len(unused):
@@ -129,11 +128,9 @@ def read_openproblems_de(path: str | Path, *, layer: str = DE_LAYER) -> pd.DataF
             f"{path} has no layer {layer!r}: {suggest(layer, adata.layers)}",
             expected=f"one of {shorten(adata.layers, 12)}",
         )
-    values = pd.DataFrame(
-        np.asarray(adata.layers[layer]), columns=pd.Index(adata.var_names, name="gene")
-    )
+    genes = pd.Index(adata.var_names, name="gene")
+    values = pd.DataFrame(np.asarray(adata.layers[layer]), columns=genes)
     if values.isna().to_numpy().any():
-        raise SchemaError(
-            f"{path}: layer {layer!r} holds missing values", expected="a complete table"
-        )
+        what = f"{path}: layer {layer!r} holds missing values"
+        raise SchemaError(what, expected="a complete table")
     return values.set_index(conditions_of(adata.obs, compound="sm_name", unique_in=path))

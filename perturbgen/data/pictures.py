@@ -35,35 +35,29 @@ class Overview:
 
     def summary(self) -> dict[str, Any]:
         """Cells, genes, share of zeros, vehicle and how many values each of our columns holds."""
-        is_sparse: bool = sparse.issparse(self.adata.X)
-        stored = self.adata.X.count_nonzero() if is_sparse else np.count_nonzero(self.adata.X)
-        counted = [
-            name for name in ("cell_type", "compound", "donor", "plate") if name in self.adata.obs
-        ]
+        adata = self.adata
+        is_sparse: bool = sparse.issparse(adata.X)
+        stored = adata.X.count_nonzero() if is_sparse else np.count_nonzero(adata.X)
+        counted = [n for n in ("cell_type", "compound", "donor", "plate") if n in adata.obs]
         return {
-            "cells": self.adata.n_obs,
-            "genes": self.adata.n_vars,
-            "zeros": 1 - float(stored) / max(self.adata.n_obs * self.adata.n_vars, 1),
-            "vehicle": self.adata.uns.get("vehicle"),
-            **{f"{name}s": int(self.adata.obs[name].nunique()) for name in counted},
+            "cells": adata.n_obs,
+            "genes": adata.n_vars,
+            "zeros": 1 - float(stored) / max(adata.n_obs * adata.n_vars, 1),
+            "vehicle": adata.uns.get("vehicle"),
+            **{f"{name}s": int(adata.obs[name].nunique()) for name in counted},
         }
 
     def depth(self) -> list[dict[str, Any]]:
         """Quantiles of counts and genes detected per cell; None where X is empty or not finite."""
         detected = np.asarray((self.adata.X != 0).sum(axis=1)).ravel()
         rows = []
-        for name, values in {
-            "counts per cell": depth(self.adata),
-            "genes per cell": detected,
-        }.items():
-            usable = values.size > 0 and bool(np.isfinite(values).all())
-            rows.append(
-                {"per cell": name}
-                | {
-                    label: round(float(np.quantile(values, q))) if usable else None
-                    for label, q in _QUANTILES.items()
+        for name, values in (("counts", depth(self.adata)), ("genes", detected)):
+            row: dict[str, Any] = {"per cell": f"{name} per cell", **dict.fromkeys(_QUANTILES)}
+            if values.size and np.isfinite(values).all():
+                row |= {
+                    label: round(float(np.quantile(values, q))) for label, q in _QUANTILES.items()
                 }
-            )
+            rows.append(row)
         return rows
 
     def cells(self, *, top: int = 12) -> list[dict[str, Any]]:
@@ -97,15 +91,12 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
     page.section("Zeros")
     mean = pd.Series(np.asarray(adata.X.mean(axis=0)).ravel(), adata.var_names)
     detected = np.asarray((adata.X != 0).sum(axis=0)).ravel() / adata.n_obs
-    caption = (
-        "Each point is a gene. Above the dashed line there are more zeros than in Poisson counts "
-        "of equal depth."
-    )
-    page.figure(_zeros_figure(mean, pd.Series(1 - detected, adata.var_names)), caption)
+    line = "Above the dashed line there are more zeros than in Poisson counts of equal depth."
+    figure = _zeros_figure(mean, pd.Series(1 - detected, adata.var_names))
+    page.figure(figure, f"Each point is a gene. {line}")
     if silent := int((mean == 0).sum()):
-        page.text(
-            f"{silent:,} of {adata.n_vars:,} genes have no count in any cell and are not drawn."
-        )
+        of_all = f"{silent:,} of {adata.n_vars:,} genes"
+        page.text(f"{of_all} have no count in any cell and are not drawn.")
 
     if {"plate", "well"} <= set(obs):
         _add_plates(page, obs, total)
@@ -118,18 +109,16 @@ def _add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
     page.section("Plates")
     wells = obs["well"].dropna().astype(str)
     odd = wells[~wells.str.fullmatch(_WELL)].unique()
+    dark = "Toxic compounds are the dark wells."
     if len(odd):
-        page.text(
-            f"No picture: a well has to be named like A1 or H12, and here there are {shorten(odd)}."
-        )
+        found = f"here there are {shorten(odd)}."
+        page.text(f"No picture: a well has to be named like A1 or H12, and {found}")
     elif obs.duplicated(["plate", "well"]).any():
-        caption = "Cells in each well; empty squares have none. Toxic compounds are the dark wells."
-        page.figure(_plates_figure(obs, pd.Series(1, obs.index), unit="cells"), caption)
+        figure = _plates_figure(obs, pd.Series(1, obs.index), unit="cells")
+        page.figure(figure, f"Cells in each well; empty squares have none. {dark}")
     else:
-        caption = (
-            "Counts of each well, which is one profile here. Toxic compounds are the dark wells."
-        )
-        page.figure(_plates_figure(obs, total, unit="counts"), caption)
+        figure = _plates_figure(obs, total, unit="counts")
+        page.figure(figure, f"Counts of each well, which is one profile here. {dark}")
 
 
 def _cells_figure(obs: pd.DataFrame) -> go.Figure:

@@ -19,23 +19,8 @@ from perturbgen.data.counts import count_problem
 if TYPE_CHECKING:
     from anndata import AnnData
 
-# Columns of obs, of which CONDITION (cell_type and compound) is required. `compound` is the
-# perturbation's name, `control` is True for vehicle and positive-control wells alike; which
-# compound is the vehicle (the reference of every contrast) is `adata.uns["vehicle"]`.
-COLUMNS: Final = (
-    "cell_type",
-    "compound",
-    "dose",
-    "donor",
-    "plate",
-    "well",
-    "row",
-    "library",
-    "control",
-)
-
-# Open Problems' and Kaggle's names for them. {theirs: ours}, in the order of their columns; every
-# other map of columns is {ours: theirs}.
+# Open Problems' and Kaggle's names of our columns, {theirs: ours} in the order of their columns;
+# every other map of columns is {ours: theirs}.
 KAGGLE_COLUMNS: Final = {
     "cell_type": "cell_type",
     "sm_name": "compound",
@@ -47,6 +32,11 @@ KAGGLE_COLUMNS: Final = {
     "library_id": "library",
     "control": "control",
 }
+
+# Columns of obs, of which CONDITION (cell_type and compound) is required. `compound` is the
+# perturbation's name, `control` is True for vehicle and positive-control wells alike; which
+# compound is the vehicle (the reference of every contrast) is `adata.uns["vehicle"]`.
+COLUMNS: Final = tuple(KAGGLE_COLUMNS.values())
 
 
 def with_our_columns(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -62,14 +52,11 @@ def with_our_columns(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFr
     return obs.assign(**{name: obs[name].astype("category") for name in text})
 
 
-_Severity = Literal["error", "warning"]
-
-
 @dataclass(frozen=True)
 class _Violation:
     """One thing wrong with the data; a ``warning`` leaves them usable."""
 
-    severity: _Severity
+    severity: Literal["error", "warning"]
     rule: str
     error: UserError
 
@@ -78,14 +65,8 @@ class _Violation:
 
     def record(self) -> dict[str, str | None]:
         """As a row of a table."""
-        return {
-            "severity": self.severity,
-            "rule": self.rule,
-            "what": self.error.what,
-            "expected": self.error.expected,
-            "cause": self.error.cause,
-            "fix": self.error.fix,
-        }
+        said = {name: getattr(self.error, name) for name in ("what", "expected", "cause", "fix")}
+        return {"severity": self.severity, "rule": self.rule, **said}
 
 
 def find_violations(

@@ -20,25 +20,12 @@ from perturbgen.data.covariates import complete
 TARGETS: Final = ("B cells", "Myeloid cells")  # the competition's test cell types
 
 # The compounds that the competition measured in B and myeloid cells too.
-KNOWN_IN_TARGETS: Final = (
-    "Alvocidib",
-    "Belinostat",
-    "CHIR-99021",
-    "Crizotinib",
-    "Dabrafenib",
-    "Dactolisib",
-    "Foretinib",
-    "Idelalisib",
-    "LDN 193189",
-    "Linagliptin",
-    "MLN 2238",
-    "O-Demethylated Adapalene",
-    "Oprozomib (ONX 0912)",
-    "Palbociclib",
-    "Penfluridol",
-    "Porcn Inhibitor III",
-    "R428",
-)
+_KNOWN = """
+Alvocidib, Belinostat, CHIR-99021, Crizotinib, Dabrafenib, Dactolisib, Foretinib, Idelalisib,
+LDN 193189, Linagliptin, MLN 2238, O-Demethylated Adapalene, Oprozomib (ONX 0912), Palbociclib,
+Penfluridol, Porcn Inhibitor III, R428
+"""
+KNOWN_IN_TARGETS: Final = tuple(name.strip() for name in _KNOWN.split(","))
 
 
 @dataclass(frozen=True)
@@ -94,15 +81,11 @@ class Split:
         free = np.ones(len(obs), bool) if force_train is None else ~np.asarray(force_train, bool)
         wanted = round(fraction * len(obs))
         if wanted > free.sum():
-            raise SchemaError(
-                f"{wanted} validation cells wanted, but only {free.sum()} are not forced into train"
-            )
+            few = f"but only {free.sum()} are not forced into train"
+            raise SchemaError(f"{wanted} validation cells wanted, {few}")
         if not wanted:
-            raise SchemaError(
-                f"{fraction:g} of {len(obs)} cells is not one validation cell",
-                expected="some",
-                fix="a larger fraction, or more cells",
-            )
+            what = f"{fraction:g} of {len(obs)} cells is not one validation cell"
+            raise SchemaError(what, expected="some", fix="a larger fraction, or more cells")
         chosen = rng.choice(np.flatnonzero(free), size=wanted, replace=False)
         parts = np.full(len(obs), "train", object)
         parts[chosen] = "validation"
@@ -125,10 +108,8 @@ class Split:
         labels = complete(table, column).astype(str)
         unknown = [value for value in values if value not in set(labels)]
         if unknown:
-            raise SchemaError(
-                f"no {column} {shorten(unknown)} to leave out",
-                fix=suggest(unknown[0], labels.unique()),
-            )
+            fix = suggest(unknown[0], labels.unique())
+            raise SchemaError(f"no {column} {shorten(unknown)} to leave out", fix=fix)
         out = labels.isin(list(values))
         if except_compounds:
             out &= ~complete(table, "compound").astype(str).isin(list(except_compounds))
@@ -144,9 +125,8 @@ class Split:
         # Sorted: the folds depend on the seed, and not on the order of the rows.
         values = np.sort(labels.unique())
         if not 2 <= k <= len(values):
-            raise SchemaError(
-                f"{k} folds of {len(values)} {by or 'rows'}", expected=f"2 to {len(values)} folds"
-            )
+            what = f"{k} folds of {len(values)} {by or 'rows'}"
+            raise SchemaError(what, expected=f"2 to {len(values)} folds")
         fold = pd.Series(deal(len(values), k, rng), values)
         parts = pd.Series([f"fold_{i}" for i in fold[labels]], _ids(table), dtype=object)
         return cls(parts, f"{k}-fold", (by,) if by else ())
@@ -171,10 +151,8 @@ class Split:
         test = cell_type.isin(list(targets)) & ~compound.isin(list(known))
         compounds = np.sort(compound[test].unique())
         if not 0 <= public <= len(compounds):
-            raise SchemaError(
-                f"{public} public compounds of {len(compounds)} to predict",
-                fix="public=0 makes all private",
-            )
+            what = f"{public} public compounds of {len(compounds)} to predict"
+            raise SchemaError(what, fix="public=0 makes all private")
         # Which compounds were public is not known, so they are drawn.
         shown = set(rng.choice(compounds, size=public, replace=False))
         parts = np.where(~test, "train", np.where(compound.isin(shown), "public", "private"))
@@ -207,10 +185,8 @@ class Split:
         known = np.sort(there.difference(compound[flagged].unique()))
         chosen = rng.permutation(known)[: max(2, round(share * len(known))) if share else 0]
         if share and len(chosen) < 2:
-            raise SchemaError(
-                f"{len(known)} compounds are known in {shorten(kinds)}",
-                expected="two or more, to calibrate on",
-            )
+            what = f"{len(known)} compounds are known in {shorten(kinds)}"
+            raise SchemaError(what, expected="two or more, to calibrate on")
         parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
         parts[in_kinds & compound.isin(chosen)] = "calibration"
         # Last, since a wanted condition is never learnt from, whatever else was drawn.
@@ -234,19 +210,16 @@ class Split:
             (ids.difference(index), "are in the split but not in the data"),
         ):
             if len(odd):
-                raise SchemaError(
-                    f"{len(odd)} rows {what}: {shorten(odd)}",
-                    cause="the split was made for other data",
-                )
+                cause = "the split was made for other data"
+                raise SchemaError(f"{len(odd)} rows {what}: {shorten(odd)}", cause=cause)
         part = self.parts.loc[index].to_numpy()
         for column in self.apart:
             values = complete(table, column).astype(str).to_numpy()
             homes = pd.Series(part).groupby(values).nunique()
             shared = homes.index[homes > 1]
             if len(shared):
-                raise SchemaError(
-                    f"the split leaks: {column} {shorten(shared)} in more than one part"
-                )
+                where = f"{column} {shorten(shared)} in more than one part"
+                raise SchemaError(f"the split leaks: {where}")
 
 
 def _complete_conditions(table: pd.DataFrame) -> pd.MultiIndex:

@@ -108,10 +108,9 @@ class CountStore:
                 raise SchemaError(f"a mask of {len(cells):,} for a store of {len(self):,} cells")
             return np.flatnonzero(cells)
         if cells.dtype.kind in "iu":
-            if cells.min() < 0 or cells.max() >= len(self):
-                raise SchemaError(
-                    f"positions {cells.min()} to {cells.max()} in a store of {len(self):,} cells"
-                )
+            low, high = cells.min(), cells.max()
+            if low < 0 or high >= len(self):
+                raise SchemaError(f"positions {low} to {high} in a store of {len(self):,} cells")
             return cells.astype(np.int64)
         found = self.obs.index.get_indexer(pd.Index(cells))
         if (found < 0).any():
@@ -149,16 +148,13 @@ class CountStore:
         import torch
 
         if size % ranks:
-            raise SchemaError(
-                f"batches of {size} cells cannot be shared by {ranks} processes",
-                fix="a multiple of it",
-            )
+            what = f"batches of {size} cells cannot be shared by {ranks} processes"
+            raise SchemaError(what, fix="a multiple of it")
         if size < 1:
             raise SchemaError(f"a batch of {size} cells", expected="at least one cell a batch")
         if skip < 0:
-            raise SchemaError(
-                f"skip={skip}", expected="how many batches were already seen, 0 or more"
-            )
+            wanted = "how many batches were already seen, 0 or more"
+            raise SchemaError(f"skip={skip}", expected=wanted)
         order = _shared(self.backing.order(len(self), size, rng), size, rank, ranks)
         size //= ranks
         # Skipped in the order, not by reading: resuming late in an epoch costs nothing.

@@ -14,7 +14,15 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import CONDITION, open_h5ad, open_parquet, read_frame, reading
+from perturbgen.core.tables import (
+    CONDITION,
+    NAMES,
+    open_h5ad,
+    open_parquet,
+    read_frame,
+    reading,
+    with_compound,
+)
 from perturbgen.data import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _METADATA_KEY = b"perturbgen.de"
-NAMES: Final = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
 # what else describes rows in the competition's tables
 _DESCRIBING: Final = ("id", "split", "index")
 
@@ -34,12 +41,14 @@ _DESCRIBING: Final = ("id", "split", "index")
 class DETable:
     """Statistics of every condition against its control, each a frame of conditions x genes.
 
-    ``logfc`` log2 fold change, ``ave_expr`` average log2 CPM, ``t`` moderated t, ``se`` its
-    denominator, ``df`` total degrees of freedom, ``log10_p`` (at most 0) and ``adj_p``
-    (Benjamini-Hochberg). NaN where a gene was filtered out or a contrast is not estimable.
-    ``conditions`` counts the samples of each row and flags single replicates; ``info`` says how the
-    table was made. ``clip`` limits ``signed_log10_p`` either way. ``mean_variance`` has voom's
-    trend of each fit, for plots; files do not keep it.
+    * ``logfc``: log2 fold change; ``ave_expr``: average log2 CPM;
+    * ``t``: moderated t; ``se``: its denominator; ``df``: total degrees of freedom;
+    * ``log10_p``: at most 0; ``adj_p``: Benjamini-Hochberg adjusted p;
+    * ``conditions``: how many samples each row has, and whether it is a single replicate;
+    * ``info``: how the table was made; ``clip``: the limit of ``signed_log10_p`` either way;
+    * ``mean_variance``: voom's trend of each fit, for plots; files do not keep it.
+
+    NaN where a gene was filtered out or a contrast is not estimable.
     """
 
     logfc: pd.DataFrame
@@ -283,7 +292,7 @@ def _of_statistic(table: DETable, statistic: str) -> pd.DataFrame:
 def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.DataFrame:
     """A flat table with its conditions as index: from columns, its index, or ids and an id map."""
     table = table.reset_index() if any(table.index.names) else table
-    table = table.rename(columns={old: new for old, new in NAMES.items() if new not in table})
+    table = with_compound(table, path)
     named = [name for name in CONDITION if name in table]
     if not named and "id" not in table:
         raise SchemaError(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,8 +33,7 @@ _NAME: Final = re.compile(
 )
 
 
-@dataclass(frozen=True)
-class _FileName:
+class _FileName(NamedTuple):
     """What an image's file name says; the plate is said by its folder."""
 
     well: str
@@ -71,8 +69,9 @@ def _concentration(text: str) -> str:
     return f"{number.normalize():f}" if number else "0"
 
 
-def _require_decimal(numbers: pd.Series, where: str) -> None:
-    """Concentrations were not rounded to float16 on the way: 0.0030003 instead of 0.003."""
+def _by_value(numbers: pd.Series, where: str | Path) -> pd.Series:
+    """Concentrations in joinable text, not rounded to float16 on the way: 0.0030003 for 0.003."""
+    # worked out once for each distinct text: there are 13,200 rows and a few dozen concentrations
     text = numbers[~numbers.duplicated()]
     values = text.astype(float).to_numpy()
     short = np.array([float(f"{value:.3g}") for value in values])
@@ -84,23 +83,24 @@ def _require_decimal(numbers: pd.Series, where: str) -> None:
             cause="an HDF5 file of pybbbc, whose concentrations are float16",
             fix="take concentrations from BBBC021_v1_image.csv, by plate and well",
         )
+    return numbers.map({number: _concentration(number) for number in text})
 
 
-def read_images(path: str | Path) -> pd.DataFrame:
+def read_images(folder: str | Path, *, mechanisms: bool = False) -> pd.DataFrame:
     """``BBBC021_v1_image.csv``: a row a field, keyed by (plate, well, site), with its files.
 
     Columns plate, well, site, week, replicate, compound, concentration (text), and a path for each
-    channel, relative to the folder of images.
+    channel, relative to the folder of images; with ``mechanisms`` also moa (if known), of
+    ``BBBC021_v1_moa.csv``.
     """
-    path = find_table(path, IMAGES)
+    path = find_table(folder, IMAGES)
     files = {name: (f"Image_PathName_{name}", f"Image_FileName_{name}") for name in CHANNELS}
     wanted = [*IMAGE_COLUMNS, *(column for pair in files.values() for column in pair)]
     # concentrations too are text, by which they are joined (see _concentration)
     raw = read_frame(path, columns=wanted, text=[name for name in wanted if name != "Replicate"])
     require_values(raw, wanted, "Image_FileName_DAPI", path)
     images = raw.rename(columns=IMAGE_COLUMNS)[list(IMAGE_COLUMNS.values())]
-    _require_decimal(images["concentration"], str(path))
-    images["concentration"] = _by_value(images["concentration"])
+    images["concentration"] = _by_value(images["concentration"], path)
     names = {
         channel: [_parse_file_name(name) for name in raw[file]]
         for channel, (_, file) in files.items()
@@ -110,16 +110,15 @@ def read_images(path: str | Path) -> pd.DataFrame:
     images.insert(2, "site", [name.site for name in names["DAPI"]])
     # plates are called Week4_27481, and a week's plates were stained together
     images.insert(3, "week", images["plate"].str.split("_").str[0])
-    for channel, (folder, file) in files.items():
-        images[channel] = raw[folder] + "/" + raw[file]
+    for channel, (place, file) in files.items():
+        images[channel] = raw[place] + "/" + raw[file]
     keys = images["plate"] + " " + images["well"] + " s" + images["site"].astype(str)
     require_unique(keys, "image (plate, well, site)", path)
-    return images
-
-
-def _by_value(concentrations: pd.Series) -> pd.Series:
-    # worked out once for each distinct text: there are 13,200 rows and a few dozen concentrations
-    return concentrations.map({text: _concentration(text) for text in concentrations.unique()})
+    if not mechanisms:
+        return images
+    # a treatment with two mechanisms would have every field twice
+    treatment = ["compound", "concentration"]
+    return images.merge(_read_mechanisms(folder), on=treatment, how="left", validate="m:1")
 
 
 def _check_names(raw: pd.DataFrame, names: dict[str, list[_FileName]], path: Path) -> None:
@@ -137,41 +136,35 @@ def _check_names(raw: pd.DataFrame, names: dict[str, list[_FileName]], path: Pat
                 )
 
 
-def read_mechanisms(path: str | Path) -> pd.DataFrame:
+def _read_mechanisms(folder: str | Path) -> pd.DataFrame:
     """``BBBC021_v1_moa.csv``: compound, concentration (text), moa."""
-    path = find_table(path, MECHANISMS)
+    path = find_table(folder, MECHANISMS)
     columns = ["compound", "concentration", "moa"]
     table = read_frame(path, columns=columns, text=columns)
     require_values(table, columns, "compound", path)
-    _require_decimal(table["concentration"], str(path))
-    table["concentration"] = _by_value(table["concentration"])
+    table["concentration"] = _by_value(table["concentration"], path)
     require_unique(table["compound"] + " " + table["concentration"], "treatment", path)
     return table
 
 
 def _read_wells(folder: str | Path) -> pd.DataFrame:
     """One row a well: plate, well, week, replicate, compound, concentration, moa (if known)."""
-    images = read_images(folder)
-    columns = ["plate", "well", "week", "replicate", "compound", "concentration"]
-    wells = images[columns].drop_duplicates()
+    columns = ["plate", "well", "week", "replicate", "compound", "concentration", "moa"]
+    wells = read_images(folder, mechanisms=True)[columns].drop_duplicates()
     require_unique(wells["plate"] + " " + wells["well"], "well with two treatments", str(folder))
-    return wells.merge(
-        read_mechanisms(folder), on=["compound", "concentration"], how="left", validate="m:1"
-    )
+    return wells
 
 
 def read_bbbc021(folder: str | Path, *, table: str = PROFILES) -> Profiles:
     """Per-well profiles of ``table``, their labels joined by plate and well, then by treatment."""
     path = find_table(folder, table)
     keys = ["Image_Metadata_Plate", "Image_Metadata_Well"]
-    raw = read_frame(path, columns=keys, text=keys).rename(
-        columns=dict(zip(keys, ["plate", "well"], strict=True))
-    )
+    raw = read_frame(path, columns=keys, text=keys)
+    raw = raw.rename(columns={keys[0]: "plate", keys[1]: "well"})
     require_unique(raw["plate"] + " " + raw["well"], "well", path)
     # validated: a well that joined twice would count twice among the replicates
-    meta = raw[["plate", "well"]].merge(
-        _read_wells(folder), on=["plate", "well"], how="left", validate="1:1"
-    )
+    place = ["plate", "well"]
+    meta = raw[place].merge(_read_wells(folder), on=place, how="left", validate="1:1")
     unknown = meta["compound"].isna()
     if unknown.any():
         names = (meta["plate"] + " " + meta["well"])[unknown]
@@ -180,5 +173,5 @@ def read_bbbc021(folder: str | Path, *, table: str = PROFILES) -> Profiles:
             expected="every profiled well among the images",
             cause="tables of two releases",
         )
-    features = raw.columns.drop(["plate", "well"])
+    features = raw.columns.drop(place)
     return Profiles(raw[features].to_numpy(np.float64), meta, features, str(path))

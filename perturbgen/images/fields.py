@@ -1,20 +1,34 @@
-"""Image files by plate, well, site and channel, never by row: found, read, checked, shown."""
+"""Image files by plate, well, site and channel, never by row; what a source holds, checked."""
 
 from __future__ import annotations
 
 import re
+import tempfile
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.console import track
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import BROKEN, atomic_path, require_file, require_folder
+from perturbgen.core.files import BROKEN, require_file, require_folder
 from perturbgen.core.tables import find_optional
 from perturbgen.images import bbbc021
+from perturbgen.images.readers import (
+    STREAMED,
+    kind_of_source,
+    opened,
+    read_rxrx1_metadata,
+    stream_embeddings,
+)
+from perturbgen.images.rxrx1 import PlatePlan
+from perturbgen.profiles import Profiles
+from perturbgen.profiles.table import blocks
 
 # What joins files to labels; tables and folders are in different orders, so row numbers are not.
 _KEY: Final = ["plate", "well", "site"]
@@ -30,15 +44,47 @@ _FLAT = re.compile(
 )
 
 
-def find_images(root: str | Path) -> pd.DataFrame:
-    """One row a file: plate, well, site, channel, path.
+@dataclass(frozen=True)
+class FieldFiles:
+    """The files of each field (plate, well, site), by channel, and every channel that occurs."""
 
-    RxRx trees (``.../HUVEC-01/Plate1/B02_s1_w1.png``; the plate is called ``HUVEC-01_1``), single
-    files (``HUVEC-01_1_B02_w1.png``, site 1 where none is named) and BBBC021's tables.
-    """
-    root = require_folder(root, "folder of images")
-    if find_optional(root, bbbc021.IMAGES):
-        return _table_images(root)
+    files: dict[tuple[str, str, int], dict[int, Path]]
+    channels: list[int]
+
+    @classmethod
+    def find(cls, root: str | Path) -> FieldFiles:
+        """All images of a folder; a channel that occurs twice in a field is an error.
+
+        RxRx trees (``.../HUVEC-01/Plate1/B02_s1_w1.png``; the plate is called ``HUVEC-01_1``),
+        single files (``HUVEC-01_1_B02_w1.png``, site 1 where none is named) and BBBC021's tables.
+        """
+        root = require_folder(root, "folder of images")
+        is_table = find_optional(root, bbbc021.IMAGES)
+        images = (_table_images if is_table else _tree_images)(root)
+        images = images.sort_values([*_KEY, "channel"], ignore_index=True)
+        # the same field under two prefixes would silently be read from whichever file came last
+        twice = images.duplicated([*_KEY, "channel"])
+        if twice.any():
+            first = images[twice].iloc[0]
+            raise SchemaError(
+                f"two files are channel {first['channel']} of {first['plate']} {first['well']} "
+                f"s{first['site']}",
+                expected="one",
+                fix=str(first["path"]),
+            )
+        files: dict[tuple[str, str, int], dict[int, Path]] = {}
+        rows = images[[*_KEY, "channel", "path"]].itertuples(index=False, name=None)
+        for plate, well, site, channel, path in rows:
+            files.setdefault((str(plate), str(well), int(site)), {})[int(channel)] = path
+        return cls(files, sorted(int(channel) for channel in images["channel"].unique()))
+
+    def whole(self) -> dict[tuple[str, str, int], dict[int, Path]]:
+        """The fields that have all channels."""
+        return {k: files for k, files in self.files.items() if len(files) == len(self.channels)}
+
+
+def _tree_images(root: Path) -> pd.DataFrame:
+    """One row a file of a tree: plate, well, site, channel, path."""
     rows = [row for path in sorted(root.rglob("*.png")) if (row := _parse_path(path, root))]
     if not rows:
         raise InputError(
@@ -46,7 +92,7 @@ def find_images(root: str | Path) -> pd.DataFrame:
             expected="{experiment}/Plate{n}/{well}_s{site}_w{channel}.png, or BBBC021's tables "
             "beside its folders",
         )
-    return pd.DataFrame(rows).sort_values([*_KEY, "channel"], ignore_index=True)
+    return pd.DataFrame(rows)
 
 
 def _parse_path(path: Path, root: Path) -> dict[str, Any] | None:
@@ -68,29 +114,7 @@ def _table_images(root: Path) -> pd.DataFrame:
         for channel, number in bbbc021.CHANNELS.items()
     ]
     files = pd.concat(parts, ignore_index=True)
-    return files[[path.exists() for path in files["path"]]].sort_values(
-        [*_KEY, "channel"], ignore_index=True
-    )
-
-
-def fields(images: pd.DataFrame) -> dict[tuple[str, str, int], dict[int, Path]]:
-    """The files of each field, by channel; a channel that occurs twice is an error."""
-    # the same field under two prefixes would silently be read from whichever file came last
-    twice = images.duplicated([*_KEY, "channel"])
-    if twice.any():
-        first = images[twice].iloc[0]
-        raise SchemaError(
-            f"two files are channel {first['channel']} of {first['plate']} {first['well']} "
-            f"s{first['site']}",
-            expected="one",
-            fix=str(first["path"]),
-        )
-    found: dict[tuple[str, str, int], dict[int, Path]] = {}
-    for plate, well, site, channel, path in images[[*_KEY, "channel", "path"]].itertuples(
-        index=False, name=None
-    ):
-        found.setdefault((str(plate), str(well), int(site)), {})[int(channel)] = path
-    return found
+    return files[[path.exists() for path in files["path"]]]
 
 
 def _read_channel(path: str | Path) -> np.ndarray:
@@ -146,90 +170,134 @@ def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:
     return np.stack(stack)
 
 
-# The colour map published with RxRx1: each channel's colour, and the grey value shown in full.
-_SIX: Final[tuple[tuple[str, tuple[int, int, int], int], ...]] = (
-    ("w1 nuclei", (19, 0, 249), 51),
-    ("w2 ER", (42, 255, 31), 107),
-    ("w3 actin", (255, 0, 25), 64),
-    ("w4 nucleoli, RNA", (45, 255, 252), 191),
-    ("w5 mitochondria", (250, 0, 253), 89),
-    ("w6 Golgi, membrane", (254, 255, 40), 191),
-)
-# RxRx19a has no mitochondria; its fifth channel is the stain of RxRx1's sixth.
-_FIVE: Final = (*_SIX[:4], ("w5 Golgi, membrane", _SIX[5][1], _SIX[5][2]))
-# BBBC021 is 16-bit and has no display range of its own: percentiles of the image.
-_THREE: Final = (
-    ("DAPI", (0, 0, 255), None),
-    ("tubulin", (0, 255, 0), None),
-    ("actin", (255, 0, 0), None),
-)
-MAPS: Final = {6: _SIX, 5: _FIVE, 3: _THREE}
-GAP = 4
-_CAPTION = 18
+_Lines = list[dict[str, Any]]
 
 
-def _shown(image: np.ndarray, full: int | None) -> np.ndarray:
-    """Brightness from 0 to 1: up to ``full``, or from the 0.1st to the 99.9th percentile."""
-    # percentiles, since a single hot pixel would darken all others
-    low, high = (0.0, float(full)) if full else np.percentile(image, [0.1, 99.9])
-    return np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+def check_source(source: Path, *, limit: int) -> _Lines:
+    """Findings about the profiles of a source, its plates and, where there are any, its images."""
+    # a folder of images without tables is a source, too
+    try:
+        kind = kind_of_source(source)
+    except InputError:
+        return _check_images(FieldFiles.find(source), limit=limit)
+    lines = [_finding("kind", kind)]
+    if kind == "rxrx1-kaggle":
+        lines += _check_plan(read_rxrx1_metadata(source))
+    elif kind in STREAMED:
+        lines += _check_streamed(source, kind)
+    else:
+        with opened(source) as profiles:
+            lines += _check_profiles(profiles)
+    if source.is_dir():
+        with suppress(InputError):  # tables without images are no mistake
+            lines += _check_images(FieldFiles.find(source), limit=limit)
+    return lines
 
 
-class ChannelColours:
-    """How so many channels are shown: each one's name, colour and grey value shown in full."""
-
-    def __init__(self, channels: int) -> None:
-        if channels not in MAPS:
-            raise SchemaError(
-                f"{channels} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map"
-            )
-        self._map: Any = MAPS[channels]
-
-    def layers(self, stack: np.ndarray) -> list[np.ndarray]:
-        """Each channel of (channels, height, width) in colour, (height, width, 3) up to 255."""
-        return [
-            _shown(image, full)[..., None] * np.array(colour)
-            for image, (_, colour, full) in zip(stack, self._map, strict=True)
-        ]
-
-    def tints(self) -> tuple[list[list[float]], list[float]]:
-        """Each channel's colour and the brightness shown in full, from 0 to 1 (8-bit images)."""
-        colours = [[part / 255 for part in colour] for _, colour, _ in self._map]
-        return colours, [(full or 255) / 255 for _, _, full in self._map]
-
-    def write_sheet(self, stack: np.ndarray, path: str | Path) -> Path:
-        """Save a field as PNG: all its channels added up, and each alone."""
-        from PIL import Image
-
-        with atomic_path(path) as part:
-            Image.fromarray(self._sheet(stack)).save(part)
-        return Path(path)
-
-    def _sheet(self, stack: np.ndarray) -> np.ndarray:
-        """All channels added up and each alone, four to a row with names, uint8 RGB."""
-        names = ["all channels", *(name for name, _, _ in self._map)]
-        coloured = self.layers(stack)
-        tiles = [
-            np.clip(tile, 0, 255).astype(np.uint8) for tile in (np.sum(coloured, axis=0), *coloured)
-        ]
-        height, width = stack.shape[1] + _CAPTION + GAP, stack.shape[2] + GAP
-        across = min(4, len(tiles))
-        sheet = np.zeros((height * -(-len(tiles) // across), width * across, 3), np.uint8)
-        for i, (name, tile) in enumerate(zip(names, tiles, strict=True)):
-            top, left = height * (i // across), width * (i % across)
-            sheet[top : top + _CAPTION, left : left + stack.shape[2]] = caption(
-                name, stack.shape[2]
-            )
-            sheet[
-                top + _CAPTION : top + _CAPTION + stack.shape[1], left : left + stack.shape[2]
-            ] = tile
-        return sheet
+def _check_streamed(source: Path, kind: str) -> _Lines:
+    """As :func:`_check_profiles`, and which rows have no partner in the other table."""
+    # joined as ingest joins them: what has no partner is known only when all rows were seen
+    with tempfile.TemporaryDirectory() as folder:
+        profiles, orphans = stream_embeddings(source, Path(folder) / "profiles")
+        lines = _check_profiles(profiles)
+    for what, names in (
+        ("profiles without labels", orphans.without_labels),
+        ("labels without a profile", orphans.without_values),
+    ):
+        lines.append(_finding(what, f"{len(names)}: {shorten(names, 2)}" if names else "none"))
+    if kind == "rxrx1":
+        lines += _check_plan(profiles.meta)
+        lines.append(_finding("wells with a site missing", len(_missing_sites(profiles.meta))))
+    return lines
 
 
-def caption(text: str, width: int) -> np.ndarray:
-    """White letters on black, uint8 (CAPTION, width, 3)."""
-    from PIL import Image, ImageDraw
+def _check_profiles(profiles: Profiles) -> _Lines:
+    """Size, plates, values that are no numbers, features that never vary, rows that are copies."""
+    low, high = np.full(len(profiles.features), np.inf), np.full(len(profiles.features), -np.inf)
+    bad, seen = 0, set()
+    for rows in blocks(len(profiles)):
+        values = np.asarray(profiles.values[rows])
+        bad += int((~np.isfinite(values)).any(axis=1).sum())
+        # fmin and fmax pass over NaN, which are counted beside
+        low, high = np.fmin(low, np.fmin.reduce(values)), np.fmax(high, np.fmax.reduce(values))
+        # hashes, not rows: the embeddings of RxRx19a are 300,000 x 1,024
+        seen |= {hash(row.tobytes()) for row in values}
+    plates = [name for name in ("experiment", "experiment_name", "plate") if name in profiles.meta]
+    constant = profiles.features[~(high > low)]
+    copies = len(profiles) - len(seen)
+    lines = [
+        _finding("rows and features", f"{len(profiles):,} x {len(profiles.features):,}"),
+        _finding("rows with NaN or infinite values", bad, ok=not bad),
+        _finding(
+            "features that never vary",
+            shorten(constant, 3) if len(constant) else "none",
+            ok=not len(constant),
+        ),
+        _finding("rows equal to another row", copies, ok=not copies),
+    ]
+    if plates:
+        lines.insert(1, _finding("plates", profiles.meta.groupby(plates).ngroups))
+    return lines
 
-    strip = Image.new("RGB", (width, _CAPTION))
-    ImageDraw.Draw(strip).text((3, 3), text, fill=(255, 255, 255))
-    return np.array(strip)
+
+def _check_plan(meta: pd.DataFrame) -> _Lines:
+    """RxRx1: wells, controls on each plate, groups of siRNAs and how the plates turn."""
+    # the metadata of 2020 have a row a site
+    wells = meta.drop_duplicates("well_id")
+    controls = wells[wells["well_type"] != "treatment"].groupby(["experiment", "plate"]).size()
+    groups = PlatePlan.sirna_groups(wells)
+    plan = PlatePlan.of(wells, groups)
+    without = wells.groupby(["experiment", "plate"]).ngroups - len(controls)
+    return [
+        _finding("wells", len(wells)),
+        _finding("controls on a plate", f"{controls.min()} to {controls.max()}", ok=not without),
+        _finding("groups of siRNAs", " ".join(str(n) for n in groups.value_counts().sort_index())),
+        _finding(
+            "patterns of groups on plates",
+            " ".join(str(n) for n in plan.counts()),
+            ok=plan.is_rotation(),
+        ),
+    ]
+
+
+def _missing_sites(meta: pd.DataFrame) -> pd.DataFrame:
+    """RxRx1's wells with one site: they happen (154 in the release) and must not shift anything."""
+    if "site" not in meta:
+        raise InputError(
+            "this metadata has a row a well, not a site", expected="the metadata.csv of 2020"
+        )
+    count = meta.groupby(["experiment", "plate", "well"]).size().rename("sites")
+    return count[count < 2].reset_index()
+
+
+def _check_images(found: FieldFiles, *, limit: int) -> _Lines:
+    """Findings about a set of images: fields, channels, missing ones, sizes, depths, broken files.
+
+    At most ``limit`` fields are decoded.
+    """
+    whole = found.whole()
+    short = [" ".join(map(str, key)) for key in found.files if key not in whole]
+    # evenly spread, since the first fields are all of one plate
+    decoded = list(whole.values())[:: max(1, -(-len(whole) // limit))]
+    kinds: set[str] = set()
+    broken: list[str] = []
+    for files in track(decoded, "images"):
+        try:
+            stack = read_field(files, found.channels)
+        except (InputError, SchemaError) as error:
+            broken.append(error.what)
+        else:
+            kinds.add(f"{stack.shape[1]} x {stack.shape[2]}, {stack.dtype}")
+    return [
+        _finding("fields (plate, well, site)", len(found.files)),
+        _finding("channels", ", ".join(f"w{channel}" for channel in found.channels)),
+        _finding("fields without all channels", shorten(short) if short else "none", ok=not short),
+        _finding("decoded fields", len(decoded)),
+        _finding("sizes and depths", "; ".join(sorted(kinds)) or "none", ok=len(kinds) == 1),
+        _finding("unreadable or mixed", "; ".join(broken[:3]) if broken else "none", ok=not broken),
+    ]
+
+
+def _finding(what: str, found: object, *, ok: bool = True) -> dict[str, Any]:
+    """One line of a check."""
+    return {"what": what, "found": found, "ok": ok}

@@ -21,10 +21,9 @@ from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import require_columns
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import NestedCentre
-from perturbgen.profiles.groups import Groups
+from perturbgen.profiles.table import Groups
 
 log = logging.getLogger(__name__)
-
 _ROLES = ("healthy", "diseased", "treated")
 
 
@@ -65,16 +64,14 @@ def score_wells(
     parts, gates = [], []
     for number, key in enumerate(groups.keys):
         rows = np.flatnonzero(groups.codes == number)
-        scores, line = _score_group(
-            np.asarray(profiles.values[rows], np.float64), role[rows], side_effect_weight
-        )
+        values = np.asarray(profiles.values[rows], np.float64)
+        scores, line = _score_group(values, role[rows], side_effect_weight)
         # in a group whose controls overlap, rescue divides by noise
         passed = scores is not None and line["Z'"] > gate
         gates.append(dict(zip(by, key, strict=True)) | line | {"passed": passed})
         if scores is not None and passed:
-            parts.append(
-                pd.concat([profiles.meta.iloc[rows].reset_index(drop=True), scores], axis=1)
-            )
+            meta = profiles.meta.iloc[rows].reset_index(drop=True)
+            parts.append(pd.concat([meta, scores], axis=1))
     table = pd.DataFrame(gates)
     _report_gate(table, by)
     return _WellScores(pd.concat(parts, ignore_index=True), table)
@@ -137,10 +134,8 @@ def _project_controls(
     """
     origin, far = healthy.mean(axis=0), diseased.mean(axis=0)
     own_origin, own_far = _without_each(healthy), _without_each(diseased)
-    return (
-        _on_off(healthy - own_origin, far - own_origin),
-        _on_off(diseased - origin, own_far - origin),
-    )
+    of_healthy = _on_off(healthy - own_origin, far - own_origin)
+    return of_healthy, _on_off(diseased - origin, own_far - origin)
 
 
 def _without_each(values: np.ndarray) -> np.ndarray:
@@ -246,9 +241,8 @@ class _Null:
             )
         self.pool, self.draws, self.rng = pool, draws, rng
         # 500 redrawn pools at a time: all at once would be draws x controls in memory
-        chosen = [
-            rng.choice(pool, (min(500, draws - start), len(pool))) for start in range(0, draws, 500)
-        ]
+        sizes = (min(500, draws - start) for start in range(0, draws, 500))
+        chosen = [rng.choice(pool, (size, len(pool))) for size in sizes]
         self.mean = np.concatenate([part.mean(axis=1) for part in chosen])
         self.sd = np.maximum(np.concatenate([part.std(axis=1, ddof=1) for part in chosen]), 1e-12)
         self.known: dict[tuple[int, ...], np.ndarray] = {}
@@ -287,13 +281,14 @@ def _summary(
     counts = doses["wells"].to_numpy()
     scores = null.scores(doses["hit"].to_numpy(), counts)
     best, score = doses.iloc[int(scores.argmax())], float(scores.max())
-    low, high = _interval(float(best["rescue"]), float(best["rescue_sd"]), int(best["wells"]))
+    rescue = float(best["rescue"])
+    low, high = _interval(rescue, float(best["rescue_sd"]), int(best["wells"]))
     return {
         "treatment": name,
         "doses": len(doses),
         "wells": int(counts.sum()),
         "best_dose": float(best[dose]),
-        "rescue": float(best["rescue"]),
+        "rescue": rescue,
         "low": low,
         "high": high,
         "z_off": float(best["z_off"]),
@@ -303,13 +298,13 @@ def _summary(
     }
 
 
-def _interval(mean: float, sd: float, count: int, *, level: float = 0.95) -> tuple[float, float]:
-    """Student's interval of a mean."""
+def _interval(mean: float, sd: float, count: int) -> tuple[float, float]:
+    """Student's 95 % interval of a mean."""
     from scipy.stats import t
 
     if count < 2:  # one well has no spread
         return float("nan"), float("nan")
-    half = float(t.ppf((1 + level) / 2, count - 1)) * sd / np.sqrt(count)
+    half = float(t.ppf(0.975, count - 1)) * sd / np.sqrt(count)
     return mean - half, mean + half
 
 

@@ -35,44 +35,13 @@ from perturbgen.profiles.table import VALUES, Profiles
 
 log = logging.getLogger(__name__)
 
-RXRX1_COLUMNS: Final = [
-    "site_id",
-    "well_id",
-    "cell_type",
-    "dataset",
-    "experiment",
-    "plate",
-    "well",
-    "site",
-    "well_type",
-    "sirna",
-    "sirna_id",
-]
-RXRX19_COLUMNS: Final = [
-    "site_id",
-    "well_id",
-    "cell_type",
-    "experiment",
-    "plate",
-    "well",
-    "site",
-    "disease_condition",
-    "treatment",
-    "treatment_conc",
-    "SMILES",
-]
-RXRX3_COLUMNS: Final = [
-    "well_id",
-    "experiment_name",
-    "plate",
-    "address",
-    "gene",
-    "treatment",
-    "SMILES",
-    "concentration",
-    "perturbation_type",
-    "cell_type",
-]
+_IDS: Final = ("site_id", "well_id", "cell_type")
+_PLACE: Final = ("experiment", "plate", "well", "site")
+_DRUG: Final = ("disease_condition", "treatment", "treatment_conc", "SMILES")
+RXRX1_COLUMNS: Final = [*_IDS, "dataset", *_PLACE, "well_type", "sirna", "sirna_id"]
+RXRX19_COLUMNS: Final = [*_IDS, *_PLACE, *_DRUG]
+_ABOUT: Final = ("gene", "treatment", "SMILES", "concentration", "perturbation_type", "cell_type")
+RXRX3_COLUMNS: Final = ["well_id", "experiment_name", "plate", "address", *_ABOUT]
 # RxRx19 has no vehicle label: the untreated wells are the controls, infected or not.
 HEALTHY: Final = "disease_condition=Mock|UV Inactivated SARS-CoV-2"
 DISEASED: Final = "disease_condition=Active SARS-CoV-2 & treatment="
@@ -154,10 +123,10 @@ def read_rxrx1_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.Dat
     path = Path(path)
     if layout == "auto":
         layout = "kaggle" if path.is_dir() and find_optional(path, "train.csv") else "2020"
-    if layout == "kaggle":
-        meta = _read_kaggle(path)
-    else:
-        meta = _read_sites(path, RXRX1_COLUMNS, required=RXRX1_COLUMNS)
+    is_new = layout == "2020"
+    meta = (
+        _read_sites(path, RXRX1_COLUMNS, required=RXRX1_COLUMNS) if is_new else _read_kaggle(path)
+    )
     unknown = ~meta["well_type"].isin(_WELL_TYPES)
     if unknown.any():
         raise SchemaError(
@@ -170,11 +139,17 @@ def read_rxrx1_metadata(path: str | Path, *, layout: _Layout = "auto") -> pd.Dat
 def _read_sites(path: Path, columns: list[str], *, required: list[str]) -> pd.DataFrame:
     """``metadata.csv`` of RxRx1 or RxRx19: one row a site, of which the id repeats the labels."""
     path = find_table(path, "metadata.csv")
+    meta = _read_labels(path, columns, required=required)
+    _check_ids(meta["site_id"], _well_ids(meta) + "_" + meta["site"].astype(str), path)
+    return meta
+
+
+def _read_labels(path: Path, columns: list[str], *, required: list[str]) -> pd.DataFrame:
+    """These columns of a table; the ``required`` have values, and the first of them is unique."""
     text = [name for name in columns if name not in _NUMBERS]
     meta = read_frame(path, columns=columns, text=text)[columns]
-    require_values(meta, required, "site_id", path)
-    require_unique(meta["site_id"], "site_id", path)
-    _check_ids(meta["site_id"], _well_ids(meta) + "_" + meta["site"].astype(str), path)
+    require_values(meta, required, required[0], path)
+    require_unique(meta[required[0]], required[0], path)
     return meta
 
 
@@ -201,18 +176,16 @@ def _read_kaggle(folder: Path) -> pd.DataFrame:
     Classes 0 to 1107 are treatments, above them controls.
     """
     parts = []
-    for dataset in ("train", "test"):
-        for name in (dataset, f"{dataset}_controls"):
-            controls = name.endswith("controls")
-            wanted = ["id_code", "experiment", "plate", "well"]
-            wanted += [] if name == "test" else ["sirna"]  # which is what was to be predicted
-            wanted += ["well_type"] if controls else []
-            table = read_frame(
-                find_table(folder, f"{name}.csv"),
-                columns=wanted,
-                text=["id_code", "experiment", "well", "well_type"],
-            ).assign(dataset=dataset)
-            parts.append(table if controls else table.assign(well_type="treatment"))
+    text = ["id_code", "experiment", "well", "well_type"]
+    for name in ("train", "train_controls", "test", "test_controls"):
+        dataset, _, controls = name.partition("_")
+        wanted = ["id_code", "experiment", "plate", "well"]
+        wanted += [] if name == "test" else ["sirna"]  # which is what was to be predicted
+        wanted += ["well_type"] if controls else []
+        table = read_frame(find_table(folder, f"{name}.csv"), columns=wanted, text=text)
+        parts.append(table.assign(dataset=dataset))
+        if not controls:
+            parts[-1]["well_type"] = "treatment"
     meta = pd.concat(parts, ignore_index=True)
     require_unique(meta["id_code"], "id_code", folder)
     _check_ids(meta["id_code"], _well_ids(meta), folder)
@@ -232,11 +205,8 @@ def _read_rxrx19_metadata(path: Path) -> pd.DataFrame:
     meta = _read_sites(path, RXRX19_COLUMNS, required=required)
     absent = int(meta["disease_condition"].isna().sum())
     if absent:
-        log.warning(
-            "%d of %d sites have no disease_condition; they are kept and belong to no control",
-            absent,
-            len(meta),
-        )
+        what = "%d of %d sites have no disease_condition; they are kept and belong to no control"
+        log.warning(what, absent, len(meta))
     # the tail (CXSMILES) marks racemates and the like, and is no part of a SMILES
     return meta.assign(smiles=meta["SMILES"].str.split(" |", n=1, regex=False).str[0])
 
@@ -244,11 +214,8 @@ def _read_rxrx19_metadata(path: Path) -> pd.DataFrame:
 def _read_rxrx3_metadata(folder: Path) -> pd.DataFrame:
     """One row a well; ``guide`` is the guide's number where the treatment is a knock-out."""
     path = find_optional(folder, RXRX3_CORE) or find_table(folder, _RXRX3_FULL)
-    text = [name for name in RXRX3_COLUMNS if name not in _NUMBERS]
-    meta = read_frame(path, columns=RXRX3_COLUMNS, text=text)[RXRX3_COLUMNS]
     required = ["well_id", "experiment_name", "plate", "treatment", "perturbation_type"]
-    require_values(meta, required, "well_id", path)
-    require_unique(meta["well_id"], "well_id", path)
+    meta = _read_labels(path, RXRX3_COLUMNS, required=required)
     unknown = meta[~meta["perturbation_type"].isin(["CRISPR", "COMPOUND"])]
     if len(unknown):
         raise SchemaError(

@@ -39,9 +39,8 @@ def decode_wells(
             "scores and wells have different labels", expected="the same index in the same order"
         )
     if mode == "independent":
-        return pd.Series(
-            log_p.columns.to_numpy()[log_p.to_numpy().argmax(axis=1)], index=log_p.index
-        )
+        best = log_p.to_numpy().argmax(axis=1)
+        return pd.Series(log_p.columns.to_numpy()[best], index=log_p.index)
     if groups is None:
         raise SchemaError(
             f"mode {mode!r} needs the groups of the siRNAs",
@@ -58,7 +57,7 @@ def decode_wells(
     for _, part in wells.groupby("experiment", sort=True):
         for plate, number in plate_groups(log_p.loc[part.index], part["plate"], group).items():
             rows = part.index[part["plate"] == plate]
-            result[rows] = _choose(log_p.loc[rows, group.index[group == number]], mode)
+            result[rows] = _sirnas_of(log_p.loc[rows, group.index[group == number]], mode)
     return result
 
 
@@ -86,7 +85,7 @@ def plate_groups(log_p: pd.DataFrame, plate: pd.Series, group: pd.Series) -> dic
     return {int(p): numbers[i] for p, i in zip(plates, best, strict=True)}
 
 
-def _choose(log_p: pd.DataFrame, mode: _Mode) -> np.ndarray:
+def _sirnas_of(log_p: pd.DataFrame, mode: _Mode) -> np.ndarray:
     """The siRNAs of one plate's wells among the plate's own."""
     from scipy.optimize import linear_sum_assignment
 
@@ -107,9 +106,8 @@ def _choose(log_p: pd.DataFrame, mode: _Mode) -> np.ndarray:
 def accuracy(predicted: pd.Series, truth: pd.Series, by: pd.Series) -> pd.Series:
     """Share of wells named rightly for each value of ``by`` (a cell type), and ``all`` of them."""
     right = predicted.eq(truth.reindex(predicted.index))
-    return pd.concat(
-        [right.groupby(by.reindex(predicted.index)).mean(), pd.Series({"all": right.mean()})]
-    )
+    shares = right.groupby(by.reindex(predicted.index)).mean()
+    return pd.concat([shares, pd.Series({"all": right.mean()})])
 
 
 def _plate_labels(part: pd.DataFrame, known: pd.Series, experiment: str) -> dict[int, int]:
@@ -149,11 +147,8 @@ class PlatePlan:
     def treated_wells(meta: pd.DataFrame) -> pd.DataFrame:
         """One row a treated well of known siRNA: experiment, plate, well, sirna_id."""
         known = (meta["well_type"] == "treatment") & meta["sirna_id"].notna()
-        return (
-            meta.loc[known, ["experiment", "plate", "well", "sirna_id"]]
-            .drop_duplicates()
-            .astype({"sirna_id": int})
-        )
+        wells = meta.loc[known, ["experiment", "plate", "well", "sirna_id"]].drop_duplicates()
+        return wells.astype({"sirna_id": int})
 
     @staticmethod
     def sirna_groups(meta: pd.DataFrame) -> pd.Series:

@@ -237,49 +237,26 @@ def tau(scores: pd.DataFrame, reference: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(np.sign(values) * share, index=scores.index, columns=scores.columns)
 
 
-def _require_profiles(queries: np.ndarray, references: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Both as floating point, if they have the same genes and no missing value."""
-    for values in (queries, references):
-        bad = ~np.isfinite(values).all(axis=1)
-        if bad.any():
-            raise SchemaError(
-                f"{bad.sum():,} of {len(values):,} profiles have missing values, the first is "
-                f"number {bad.argmax()}",
-                expected="finite numbers",
-                fix="leave the genes with missing values out, or set their z-scores to 0",
-            )
-    if queries.shape[1] != references.shape[1]:
-        raise SchemaError(
-            f"queries have {queries.shape[1]:,} genes, references {references.shape[1]:,}"
-        )
-    kind = np.result_type(queries, references, np.float32)
-    return queries.astype(kind, copy=False), references.astype(kind, copy=False)
-
-
-def _cosine(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
+def _cosine(q: np.ndarray, r: np.ndarray) -> np.ndarray:
     """The cosine of the angle between profiles."""
-    queries, references = _require_profiles(queries, references)
-    return unit(queries) @ unit(references).T
+    return unit(q) @ unit(r).T
 
 
-def _pearson(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
+def _pearson(q: np.ndarray, r: np.ndarray) -> np.ndarray:
     """Pearson's correlation; 0 with a constant profile."""
-    queries, references = _require_profiles(queries, references)
-    return _cosine(*(each - each.mean(axis=1, keepdims=True) for each in (queries, references)))
+    return _cosine(q - q.mean(axis=1, keepdims=True), r - r.mean(axis=1, keepdims=True))
 
 
-def _spearman(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
+def _spearman(q: np.ndarray, r: np.ndarray) -> np.ndarray:
     """Spearman's correlation, ties at their mean rank."""
-    queries, references = _require_profiles(queries, references)
-    return _pearson(rankdata(queries, axis=1), rankdata(references, axis=1))
+    return _pearson(rankdata(q, axis=1), rankdata(r, axis=1))
 
 
-def _euclidean(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
+def _euclidean(q: np.ndarray, r: np.ndarray) -> np.ndarray:
     """The distance with a minus sign."""
     # near profiles leave a small difference of large squares: single precision would lose it
-    queries, references = _require_profiles(queries.astype(float), references.astype(float))
-    lengths = (queries**2).sum(1)[:, None] + (references**2).sum(1)[None]
-    squares = lengths - 2 * queries @ references.T
+    q, r = q.astype(np.float64), r.astype(np.float64)
+    squares = (q**2).sum(1)[:, None] + (r**2).sum(1)[None] - 2 * q @ r.T
     # equal profiles may fall below 0 by rounding
     return -np.sqrt(np.maximum(squares, 0))
 
@@ -290,70 +267,58 @@ def _extremes(values: np.ndarray, n: int) -> np.ndarray:
     return (ranks <= n).astype(kind) - (ranks > values.shape[1] - n).astype(kind)
 
 
-def _xsum(
-    queries: np.ndarray, references: np.ndarray, *, n: int = 100, query_n: int = 50
-) -> np.ndarray:
+def _xsum(q: np.ndarray, r: np.ndarray, *, n: int = 100, query_n: int = 50) -> np.ndarray:
     """XSum (Cheng 2014): the reference's sum over the query's up genes minus its down genes.
 
     Of the reference only its n largest and n smallest genes count; the query's sets have
     ``query_n`` genes each.
     """
-    queries, references = _require_profiles(queries, references)
-    kept = np.where(_extremes(references, n) != 0, references, 0)
-    return _extremes(queries, query_n) @ kept.T
+    return _extremes(q, query_n) @ np.where(_extremes(r, n) != 0, r, 0).T
 
 
-def _xcos(queries: np.ndarray, references: np.ndarray, *, n: int = 100) -> np.ndarray:
+def _xcos(q: np.ndarray, r: np.ndarray, *, n: int = 100) -> np.ndarray:
     """XCos (Cheng 2013): cosine over the reference's n largest and n smallest genes."""
-    queries, references = _require_profiles(queries, references)
-    mask = (_extremes(references, n) != 0).astype(references.dtype)
-    lengths = np.sqrt(np.maximum((queries**2) @ mask.T, 0))
-    return (queries @ unit(references * mask).T) / np.where(lengths > 0, lengths, 1)
+    mask = (_extremes(r, n) != 0).astype(r.dtype)
+    lengths = np.sqrt(np.maximum((q**2) @ mask.T, 0))
+    return (q @ unit(r * mask).T) / np.where(lengths > 0, lengths, 1)
 
 
-def _zhang(queries: np.ndarray, references: np.ndarray, *, n: int | None = None) -> np.ndarray:
+def _zhang(q: np.ndarray, r: np.ndarray, *, n: int | None = None) -> np.ndarray:
     """Zhang and Gant 2008: the product of signed ranks over its maximum, in -1 to 1.
 
     With n, the query is only its n genes of largest size, ranked among themselves.
     """
-    queries, references = _require_profiles(queries, references)
-    genes = queries.shape[1]
+    genes = q.shape[1]
     m = genes if n is None else min(n, genes)
-    query, reference = (
-        rankdata(np.abs(each), axis=1) * np.sign(each) for each in (queries, references)
-    )
+    query, reference = (rankdata(np.abs(each), axis=1) * np.sign(each) for each in (q, r))
     query = np.sign(query) * np.maximum(np.abs(query) - (genes - m), 0)
     largest = float(np.sum(np.arange(m, 0, -1.0) * np.arange(genes, genes - m, -1.0)))
     return query @ reference.T / largest
 
 
-def _mann_whitney(queries: np.ndarray, references: np.ndarray, *, n: int = 50) -> np.ndarray:
+def _mann_whitney(q: np.ndarray, r: np.ndarray, *, n: int = 50) -> np.ndarray:
     """SigCom LINCS: z of the mean rank of the query's n up genes minus its n down genes.
 
     z = (mean rank - (G + 1) / 2) / sqrt((G + 1)(G - n) / 12 n), ranks from the smallest value;
     mimickers are positive.
     """
-    queries, references = _require_profiles(queries, references)
-    genes = queries.shape[1]
+    genes = q.shape[1]
     if not 0 < n < genes:
         raise SchemaError(
             f"sets of {n} genes of {genes:,}", expected="fewer genes in a set than there are"
         )
-    ranks = rankdata(references, axis=1)
     spread = np.sqrt((genes + 1) * (genes - n) / (12 * n))
-    return _extremes(queries, n).astype(np.float64) @ (ranks / n).T / spread
+    return _extremes(q, n).astype(np.float64) @ (rankdata(r, axis=1) / n).T / spread
 
 
-def _wtcs_similarity(queries: np.ndarray, references: np.ndarray, *, n: int = 50) -> np.ndarray:
+def _wtcs_similarity(q: np.ndarray, r: np.ndarray, *, n: int = 50) -> np.ndarray:
     """WTCS of the references for the n largest and n smallest genes of each query."""
-    queries, references = _require_profiles(queries, references)
-    if not 0 < 2 * n <= queries.shape[1]:
+    if not 0 < 2 * n <= q.shape[1]:
         raise SchemaError(
-            f"two sets of {n} genes of {queries.shape[1]:,}",
-            expected="two sets that do not overlap",
+            f"two sets of {n} genes of {q.shape[1]:,}", expected="two sets that do not overlap"
         )
-    values = references.astype(np.float64)
-    ranks, order = _descending_ranks(values), np.argsort(-queries, axis=1, kind="stable")
+    values = r.astype(np.float64)
+    ranks, order = _descending_ranks(values), np.argsort(-q, axis=1, kind="stable")
     up = _enrichment(values, ranks, list(order[:, :n]))
     down = _enrichment(values, ranks, list(order[:, -n:]))
     return _connect(up, down).T
@@ -361,14 +326,33 @@ def _wtcs_similarity(queries: np.ndarray, references: np.ndarray, *, n: int = 50
 
 def symmetrised(similarity: _Similarity) -> _Similarity:
     """The mean of both directions of an asymmetric similarity."""
-
-    def both(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
-        return (similarity(queries, references) + similarity(references, queries).T) / 2
-
-    return both
+    return lambda q, r: (similarity(q, r) + similarity(r, q).T) / 2
 
 
-SIMILARITIES: Final[dict[str, _Similarity]] = {
+def _checked(similarity: _Similarity) -> _Similarity:
+    """The similarity of profiles in floating point, if they have the same, finite genes."""
+
+    def checked(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
+        for values in (queries, references):
+            bad = ~np.isfinite(values).all(axis=1)
+            if bad.any():
+                raise SchemaError(
+                    f"{bad.sum():,} of {len(values):,} profiles have missing values, the first is "
+                    f"number {bad.argmax()}",
+                    expected="finite numbers",
+                    fix="leave the genes with missing values out, or set their z-scores to 0",
+                )
+        if queries.shape[1] != references.shape[1]:
+            raise SchemaError(
+                f"queries have {queries.shape[1]:,} genes, references {references.shape[1]:,}"
+            )
+        kind = np.result_type(queries, references, np.float32)
+        return similarity(queries.astype(kind, copy=False), references.astype(kind, copy=False))
+
+    return checked
+
+
+_FORMULAS: Final[dict[str, _Similarity]] = {
     "cosine": _cosine,
     "pearson": _pearson,
     "spearman": _spearman,
@@ -380,3 +364,4 @@ SIMILARITIES: Final[dict[str, _Similarity]] = {
     "wtcs": _wtcs_similarity,
     "wtcs-symmetric": symmetrised(_wtcs_similarity),
 }
+SIMILARITIES: Final = {name: _checked(formula) for name, formula in _FORMULAS.items()}

@@ -26,15 +26,9 @@ from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import disk_errors, read_json, remove, require_writable
 from perturbgen.core.system import keep_freed_memory
-from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile
+from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile, say_repeated
 from perturbgen.l1000.growing import Growing
-from perturbgen.l1000.metadata import (
-    describe_samples,
-    join_rows,
-    read_genes,
-    read_metadata,
-    say_repeated,
-)
+from perturbgen.l1000.metadata import describe_samples, join_rows, read_genes, read_metadata
 from perturbgen.l1000.schema import level_of
 from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.readers import MANIFEST, MATRIX
@@ -104,6 +98,16 @@ class ExtractionOptions:
         return values
 
 
+@dataclass(frozen=True)
+class _Work:
+    """What is written; two calls with equal plans write equal folders."""
+
+    sources: Sequence[_Source]
+    genes: pd.DataFrame
+    options: ExtractionOptions
+    plan: dict[str, Any]
+
+
 def extract(
     paths: Sequence[str | Path],
     out: str | Path,
@@ -131,9 +135,7 @@ def extract(
         files = [stack.enter_context(GctxFile(path, transposed=transposed)) for path in paths]
         wanted, columns = _match_genes(files, read_genes(genes), common_genes=common_genes)
         sources = [_Source.of(file, chosen) for file, chosen in zip(files, columns, strict=True)]
-        _check_levels(sources)
-        _check_unique(sources)
-        # all that decides what is written: two calls with equal plans write equal folders
+        _check_sources(sources)
         plan = {
             "format": _FORMAT,
             "sources": [source.to_json() for source in sources],
@@ -143,13 +145,17 @@ def extract(
             "metadata": [_mark(Path(path)) for path in metadata if Path(path).exists()],
             "keep_unknown": keep_unknown,
         }
+        work = _Work(sources, wanted, options, plan)
         # before the metadata are joined: a finished extraction answers at once
         if not _finished(out, plan, force=force):
             samples = _collect(sources, metadata, keep_unknown=keep_unknown)
             part = _prepare_part(out, plan)
             with disk_errors(out):
-                _copy(sources, part, wanted, options, plan, block_bytes)
-                _finish(part, out, samples, sources, wanted, plan)
+                _copy(work, part, block_bytes)
+                _finish(work, part, samples)
+                # the older folder goes only when all of the new one is written
+                remove(out)
+                part.replace(out)
     return read_profiles(out)
 
 
@@ -207,8 +213,8 @@ def _require_genes(file: GctxFile, wanted: pd.DataFrame) -> np.ndarray:
     )
 
 
-def _check_levels(sources: Sequence[_Source]) -> None:
-    """Samples and signatures do not go into one matrix."""
+def _check_sources(sources: Sequence[_Source]) -> None:
+    """Samples and signatures do not go into one matrix, nor does a sample go there twice."""
     if {"samples", "signatures"} <= {source.level for source in sources}:
         named = ", ".join(f"{source.file.path.name} holds {source.level}" for source in sources)
         raise SchemaError(
@@ -216,10 +222,7 @@ def _check_levels(sources: Sequence[_Source]) -> None:
             expected="samples (levels 3 and 4) only, or signatures (level 5) only",
             fix="extract them into two folders",
         )
-
-
-def _check_unique(sources: Sequence[_Source]) -> None:
-    """No sample is in two files: freezes of the same data must not be mixed."""
+    # freezes of the same data must not be mixed
     for i, source in enumerate(sources):
         path, ids = source.file.path, source.ids
         if len(pc.unique(ids)) < len(ids):
@@ -299,21 +302,14 @@ def _collect(
     return samples.reset_index(drop=True)
 
 
-def _copy(
-    sources: Sequence[_Source],
-    part: Path,
-    wanted: pd.DataFrame,
-    options: ExtractionOptions,
-    plan: dict[str, Any],
-    block_bytes: int,
-) -> None:
+def _copy(work: _Work, part: Path, block_bytes: int) -> None:
     """The pass over the values, from where an earlier one stopped."""
     # a block is written while the next one is read
-    total = sum(source.file.shape[0] for source in sources)
+    total = sum(source.file.shape[0] for source in work.sources)
     # glibc gives freed blocks back, and has every fresh one filled with zeros
     keep_freed_memory(2 * BLOCK_BYTES)
     with (
-        Growing(part, (total, len(wanted)), options.dtype, plan) as growing,
+        Growing(part, (total, len(work.genes)), work.options.dtype, work.plan) as growing,
         # one thread keeps the order of rows; it ends before the file is closed, being entered last
         ThreadPoolExecutor(1) as writer,
     ):
@@ -323,8 +319,8 @@ def _copy(
             tick(growing.rows)
             written: Future[None] | None = None
             # a block waits for the one before: two in memory, and a full disk ends the pass
-            for values in _blocks(sources, growing.rows, block_bytes):
-                ready = options.prepare(values)
+            for values in _blocks(work.sources, growing.rows, block_bytes):
+                ready = work.options.prepare(values)
                 if written is not None:
                     written.result()
                 written = writer.submit(growing.append, ready)
@@ -343,16 +339,9 @@ def _blocks(sources: Sequence[_Source], done: int, block_bytes: int) -> Iterator
             yield source.file.values(block, source.columns)
 
 
-def _finish(
-    part: Path,
-    out: Path,
-    samples: pd.DataFrame,
-    sources: Sequence[_Source],
-    wanted: pd.DataFrame,
-    plan: dict[str, Any],
-) -> None:
-    """Write the tables and the manifest, warn of what is odd, and give the folder its name."""
-    moments, norms = Growing.result(part)
+def _finish(work: _Work, part: Path, samples: pd.DataFrame) -> None:
+    """Write the tables and the manifest, and warn of what is odd."""
+    wanted, (moments, norms) = work.genes, Growing.result(part)
     lacking, zeros = moments.missing > 0, int((norms == 0).sum())
     if lacking.any():
         names = wanted["gene_symbol"].where(wanted["gene_symbol"] != "", wanted["gene_id"])[lacking]
@@ -366,7 +355,7 @@ def _finish(
     genes = wanted.assign(mean=moments.mean, sd=moments.sd, missing=moments.missing.astype(int))
     genes.to_parquet(part / "genes.parquet", index=False)
     # in Arrow: a million ids as Python text take much memory
-    ids = pa.chunked_array([source.ids for source in sources])
+    ids = pa.chunked_array([source.ids for source in work.sources])
     table = pa.Table.from_pandas(samples.assign(norm=norms), preserve_index=False)
     pq.write_table(table.add_column(0, "sample", ids), part / "samples.parquet")
     types = samples["pert_type"].astype(object).fillna("unknown")
@@ -375,16 +364,13 @@ def _finish(
         "matrix": MATRIX,
         "samples": len(samples),
         "genes": len(wanted),
-        "level": sources[0].level,
+        "level": work.sources[0].level,
         "pert_types": types.value_counts().to_dict(),
         "controls": int(samples["control"].sum()),
         "missing_values": int(moments.missing.sum()),
         "genes_with_missing": int(lacking.sum()),
         "zero_profiles": zeros,
-        "plan": plan,
+        "plan": work.plan,
     }
     (part / MANIFEST).write_text(json.dumps(manifest, indent=1))
     Growing.forget(part)
-    # the older folder goes only when all of the new one is written
-    remove(out)
-    part.replace(out)

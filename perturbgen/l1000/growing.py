@@ -5,14 +5,12 @@ With it grow the norms of its rows and the moments of its genes (Welford's updat
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import time
 from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final
 
 import numpy as np
@@ -98,34 +96,25 @@ class Growing:
         self.rows, self.moments = 0, _Moments.empty(self.shape[1])
         if state is not None:
             self.rows, self.moments = state["rows"], _Moments.from_json(state["moments"])
-        path, header = self.folder / MATRIX, self.header()
-        row_bytes = self.shape[1] * self.dtype.itemsize
+        path, row_bytes = self.folder / MATRIX, self.shape[1] * self.dtype.itemsize
+        if state is None:
+            remove(path)
+            np.lib.format.open_memmap(path, "w+", self.dtype, self.shape)
         with ExitStack() as stack:
-            if state is None:
-                remove(path)
-                path.write_bytes(header)
             self.matrix = stack.enter_context(open(path, "r+b"))
+            np.lib.format.read_magic(self.matrix)
+            np.lib.format.read_array_header_1_0(self.matrix)
+            start = self.matrix.tell()
             # a disk that is too small says so now, and writing is twice as fast
             if hasattr(os, "posix_fallocate"):  # not on macOS
-                os.posix_fallocate(self.matrix.fileno(), 0, len(header) + self.shape[0] * row_bytes)
+                os.posix_fallocate(self.matrix.fileno(), 0, start + self.shape[0] * row_bytes)
             # rows that were written after the last note are written again
-            self.matrix.seek(len(header) + self.rows * row_bytes)
+            self.matrix.seek(start + self.rows * row_bytes)
             self.norms = stack.enter_context(open(self.folder / _NORMS, "r+b" if state else "w+b"))
             self.norms.seek(self.rows * 4)
             self.stack = stack.pop_all()
         self.noted = time.monotonic()
         return self
-
-    def header(self) -> bytes:
-        """Of a file of numpy's."""
-        about = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": self.shape,
-        }
-        stream = io.BytesIO()
-        np.lib.format.write_array_header_1_0(stream, about)
-        return stream.getvalue()
 
     def append(self, values: np.ndarray) -> None:
         """Add rows (samples, genes) of float32."""
@@ -149,15 +138,9 @@ class Growing:
         part.replace(self.folder / _STATE)
         self.noted = time.monotonic()
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         # where the disk is full, that is being said already, and the last note still holds
-        failed = kind is not None
-        with suppress(OSError) if failed else nullcontext(), self.stack:
+        with nullcontext() if kind is None else suppress(OSError), self.stack:
             self.note()
 
     @staticmethod

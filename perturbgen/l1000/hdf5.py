@@ -6,9 +6,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import h5py
@@ -16,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.core.files import atomic_path, disk_errors, remove, require_writable
+from perturbgen.core.files import BROKEN, atomic_path, disk_errors, require_writable
 from perturbgen.l1000.schema import MISSING, MISSING_TEXT, decode
 
 if TYPE_CHECKING:
@@ -65,12 +64,10 @@ class Hdf5Matrix:
     def find_matrix(self) -> h5py.Dataset:
         """The matrix and both id lists are there and numeric."""
         wanted = [_MATRIX, *(f"{group}/id" for group in _GROUPS.values())]
-        missing = [
-            f"/{name}" for name in wanted if not isinstance(self.file.get(name), h5py.Dataset)
-        ]
-        if missing:
+        absent = [f"/{n}" for n in wanted if not isinstance(self.file.get(n), h5py.Dataset)]
+        if absent:
             raise InputError(
-                f"{self.path} is HDF5 but no complete GCTX: it lacks {', '.join(missing)}",
+                f"{self.path} is HDF5 but no complete GCTX: it lacks {', '.join(absent)}",
                 expected="/0/DATA/0/matrix, /0/META/ROW/id and /0/META/COL/id",
                 cause="a file of metadata or of values only, or HDF5 of another kind (h5ad, loom)",
             )
@@ -177,7 +174,7 @@ def _broken(path: Path, what: str, why: str) -> InputError:
     return InputError(
         f"{path} is {what}: {why}",
         expected="a complete GCTX (HDF5) file",
-        cause="a download or a copy that broke off",
+        cause=BROKEN,
         fix="fetch it again and compare its size with the source's",
     )
 
@@ -212,10 +209,10 @@ class GctxWriter:
         return max(1, min(_CHUNK_VALUES // columns, samples)), columns
 
     def __enter__(self) -> GctxWriter:
-        self.atomic = atomic_path(self.path)
-        with disk_errors(self.path):
-            self.part = self.atomic.__enter__()
-            self.file = h5py.File(self.part, "w")
+        with disk_errors(self.path), ExitStack() as stack:
+            self.file = h5py.File(stack.enter_context(atomic_path(self.path)), "w")
+            stack.push(self.finish)
+            self.stack = stack.pop_all()
         # bytes, as in CMap's own files
         self.file.attrs["version"] = np.bytes_(b"GCTX1.0")
         self.file.attrs["src"] = self.source
@@ -245,31 +242,20 @@ class GctxWriter:
         self.written += len(obs)
         self.parts.append(obs)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: Any) -> None:
+        self.stack.__exit__(*error)
+
+    def finish(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the metadata, unless something failed, and close the file."""
         try:
             if kind is None:
                 with disk_errors(self.path):
                     self.write_metadata()
                     self.file.close()
-        except BaseException as problem:
-            self.abandon()
-            self.atomic.__exit__(type(problem), problem, problem.__traceback__)
-            raise
-        if kind is not None:
-            self.abandon()
-        self.atomic.__exit__(kind, error, trace)
-
-    def abandon(self) -> None:
-        """Close what cannot be finished; HDF5 may want to write once more to a full disk."""
-        try:
-            self.file.close()
-        except (OSError, RuntimeError):
-            remove(self.part)
+        finally:
+            # HDF5 may want to write once more to a full disk
+            with suppress(OSError, RuntimeError):
+                self.file.close()
 
     def write_metadata(self) -> None:
         """Ids and fields of both axes, chunked and compressed as CMap does."""

@@ -20,16 +20,8 @@ import pyarrow.csv as pacsv
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.l1000.gctx import GctxFile
-from perturbgen.l1000.schema import (
-    COLUMNS,
-    Level,
-    core_id,
-    decode,
-    level_of,
-    unify,
-    without_missing,
-)
+from perturbgen.l1000.gctx import GctxFile, say_repeated
+from perturbgen.l1000.schema import COLUMNS, core_id, decode, level_of, unify, without_missing
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -127,12 +119,6 @@ def read_metadata(path: str | Path) -> _Table:
     return _Table(Path(path), "signatures" if signatures else "samples", ids, table)
 
 
-def say_repeated(ids: pa.Array, what: str) -> str:
-    """How many ids occur more than once, and which."""
-    twice = [row["values"].as_py() for row in pc.value_counts(ids) if row["counts"].as_py() > 1]
-    return f"{len(twice):,} {what} occur more than once: {shorten(twice)}"
-
-
 def perturbagen_values(path: str | Path, column: str) -> pd.Series:
     """A column of a table of perturbagens by canonical id; several values are ``a|b``."""
     table = _read_arrow(path).to_pandas()
@@ -149,12 +135,11 @@ def describe_samples(
     file: GctxFile, ids: pa.Array, tables: Sequence[_Table], *, keep_unknown: bool = False
 ) -> pd.DataFrame:
     """The samples of a file in our schema, in file order: by the tables, else its own fields."""
-    level = level_of(ids.slice(0, 1000).to_pylist())
     if tables:
-        return _from_tables(file.path, ids, tables, level, keep_unknown=keep_unknown)
+        return _from_tables(file.path, ids, tables, keep_unknown=keep_unknown)
     if file.fields("samples"):
         return unify(file.metadata("samples").reset_index(drop=True))
-    if level != "samples":
+    if level_of(ids.slice(0, 1000).to_pylist()) != "samples":
         raise SchemaError(
             f"{file.path} says nothing of its samples, nor do their ids: "
             f"{shorten(ids[:2].to_pylist())}",
@@ -169,7 +154,7 @@ def describe_samples(
 
 
 def _from_tables(
-    path: Path, ids: pa.Array, tables: Sequence[_Table], level: Level, *, keep_unknown: bool
+    path: Path, ids: pa.Array, tables: Sequence[_Table], *, keep_unknown: bool
 ) -> pd.DataFrame:
     """Rows of the tables for the ids, from the first table that has them."""
     found: list[tuple[_Table, np.ndarray]] = []
@@ -182,7 +167,7 @@ def _from_tables(
             found.append((table, places))
     if missing.any():
         unknown = ids.filter(pa.array(missing))
-        _complain(path, unknown, len(ids), tables, level, keep_unknown=keep_unknown)
+        _complain(path, unknown, len(ids), tables, keep_unknown=keep_unknown)
     if len(found) == 1:
         return _take(*found[0])
     parts = [
@@ -216,19 +201,13 @@ def _text_as(dtype: Any, table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _complain(
-    path: Path,
-    missing: pa.Array,
-    total: int,
-    tables: Sequence[_Table],
-    level: Level,
-    *,
-    keep_unknown: bool,
+    path: Path, missing: pa.Array, total: int, tables: Sequence[_Table], *, keep_unknown: bool
 ) -> None:
     """Ids without metadata are counted and the first named; a mix-up of levels is called that."""
     more = f" and {len(missing) - 5:,} more" if len(missing) > 5 else ""
     names = shorten(missing.slice(0, 5).to_pylist()) + more
     what = f"{len(missing):,} of {total:,} ids of {path} are in no metadata table: {names}"
-    kinds = sorted({table.kind for table in tables})
+    level, kinds = level_of(missing.slice(0, 1000).to_pylist()), sorted({t.kind for t in tables})
     # the usual mistake with CMap's files, so it is told apart from a missing table
     if len(missing) == total and level != "unknown" and level not in kinds:
         levels = {"samples": "samples (levels 1 to 4)", "signatures": "signatures (level 5)"}

@@ -36,15 +36,13 @@ def decode(value: Any) -> str:
     return str(value)
 
 
-Level = Literal["samples", "signatures", "unknown"]
-
 # 384 wells: rows A to P, columns 1 to 24.
 _WELL: Final = re.compile(r"[A-P](0?[1-9]|1\d|2[0-4])")
 # Of BRD-K56343971-001-02-3 the rest is salt and batch.
 _BRD: Final = re.compile(r"BRD-[A-Z]\d{8}")
 
 
-def level_of(ids: Iterable[str]) -> Level:
+def level_of(ids: Iterable[str]) -> Literal["samples", "signatures", "unknown"]:
     """Whether ids name samples (levels 1 to 4) or signatures (level 5), by how most of them end."""
     sample = signature = 0
     for name in ids:

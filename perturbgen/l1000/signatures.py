@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,11 @@ _STRONG: Final = 2.0  # |z| sqrt(n) of a gene that counts as changed
 
 @dataclass(frozen=True)
 class _Consensus:
-    """A signature: ``values`` over genes, ``weights`` of replicates, and how good it is."""
+    """A signature: ``values`` over genes, ``weights`` of replicates, and how good it is.
+
+    ``cc_q75`` is the replicates' agreement, ``ss_ngene`` the number of genes that change, ``tas``
+    the transcriptional activity, which is of both.
+    """
 
     values: pd.Series
     weights: pd.Series
@@ -49,21 +53,19 @@ def modz(
     a gene's mean is over the replicates that have it.
     """
     frame = pd.DataFrame(replicates)
-    places = (
-        np.arange(frame.shape[1]) if landmarks is None else _locate_genes(frame.columns, landmarks)
-    )
-    found = _modz_batch(frame.to_numpy(float)[None], places, variant=variant, clip=clip)
+    places = _locate_genes(frame.columns, landmarks)
+    values, weights, measures = _modz_batch(frame.to_numpy(float)[None], places, variant, clip)
     return _Consensus(
-        pd.Series(found.values[0], index=frame.columns),
-        pd.Series(found.weights[0], index=frame.index),
-        float(found.cc_q75[0]),
-        int(found.ss_ngene[0]),
-        float(found.tas[0]),
+        pd.Series(values[0], index=frame.columns),
+        pd.Series(weights[0], index=frame.index),
+        **{name: found[0].item() for name, found in measures.items()},
     )
 
 
-def _locate_genes(known: pd.Index, wanted: Sequence[object]) -> np.ndarray:
-    """Positions of genes by id; whole numbers match their text."""
+def _locate_genes(known: pd.Index, wanted: Sequence[object] | None) -> np.ndarray:
+    """Positions of genes by id, None for all; whole numbers match their text."""
+    if wanted is None:
+        return np.arange(len(known))
     names = pd.Index([decode(name) for name in known], dtype=object)
     asked = pd.Index([decode(name) for name in wanted], dtype=object)
     found = names.get_indexer(asked)
@@ -76,21 +78,13 @@ def _locate_genes(known: pd.Index, wanted: Sequence[object]) -> np.ndarray:
     return found
 
 
-@dataclass(frozen=True)
-class _Batch:
-    """Signatures of groups: values (groups, genes), weights (groups, n), measures (groups,)."""
-
-    values: np.ndarray
-    weights: np.ndarray
-    cc_q75: np.ndarray
-    ss_ngene: np.ndarray
-    tas: np.ndarray
-
-
 def _modz_batch(
-    z: np.ndarray, landmarks: np.ndarray, *, variant: _Variant = "cmapm", clip: float | None = _CLIP
-) -> _Batch:
-    """MODZ of equal groups at once: z (groups, replicates, genes), ``landmarks`` positions."""
+    z: np.ndarray, landmarks: np.ndarray, variant: _Variant, clip: float | None
+) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """MODZ of equal groups at once: z (groups, replicates, genes), ``landmarks`` positions.
+
+    Returns signatures (groups, genes), weights (groups, replicates) and measures, each (groups,).
+    """
     z = z if clip is None else np.clip(z, -clip, clip)
     correlation = _replicate_correlation(z[..., landmarks])
     weights = _modz_weights(correlation, variant=variant)
@@ -101,8 +95,9 @@ def _modz_batch(
     share = total / weights.sum(axis=1, keepdims=True)
     values = np.where(total > 0, summed / np.where(total > 0, share, 1.0), np.nan)
     quality = _cc_q75(correlation)
-    strength = _ss_ngene(values[:, landmarks], z.shape[1])
-    return _Batch(values, weights, quality, strength, _tas(strength, quality, len(landmarks)))
+    strength = (np.abs(values[:, landmarks]) * np.sqrt(z.shape[1]) >= _STRONG).sum(axis=-1)
+    activity = _tas(strength, quality, len(landmarks))
+    return values, weights, {"cc_q75": quality, "ss_ngene": strength, "tas": activity}
 
 
 def _replicate_correlation(z: np.ndarray) -> np.ndarray:
@@ -123,10 +118,9 @@ def _replicate_correlation(z: np.ndarray) -> np.ndarray:
 
 def _modz_weights(correlation: np.ndarray, *, variant: _Variant = "cmapm") -> np.ndarray:
     """Weights (groups, n) from correlations (groups, n, n), of which negative ones count as 0."""
-    if variant not in ("cmapm", "cmappy"):
-        raise SchemaError(
-            f"there is no MODZ variant {variant!r}", fix=suggest(variant, ("cmapm", "cmappy"))
-        )
+    known = get_args(_Variant)
+    if variant not in known:
+        raise SchemaError(f"there is no MODZ variant {variant!r}", fix=suggest(variant, known))
     n = correlation.shape[-1]
     others = np.where(np.eye(n, dtype=bool), 0.0, np.maximum(correlation, 0.0)).sum(axis=-1)
     raw = np.maximum(others / 2 if variant == "cmapm" else others / max(n - 1, 1), _LEAST_WEIGHT)
@@ -141,11 +135,6 @@ def _cc_q75(correlation: np.ndarray) -> np.ndarray:
         return np.full(len(correlation), np.nan)
     pairs = correlation[:, *np.triu_indices(n, 1)]
     return np.quantile(pairs, 0.75, axis=-1, method="hazen")
-
-
-def _ss_ngene(values: np.ndarray, replicates: int) -> np.ndarray:
-    """How many genes a signature changes: |z| sqrt(n) >= 2, of signatures (groups, genes)."""
-    return (np.abs(values) * np.sqrt(replicates) >= _STRONG).sum(axis=-1)
 
 
 def _tas(strength: np.ndarray, quality: np.ndarray, genes: int) -> np.ndarray:
@@ -168,44 +157,31 @@ def collapse(
     """
     import anndata
 
-    unknown = [name for name in by if name not in data.obs.columns]
-    if unknown:
-        raise SchemaError(
-            f"no column {unknown[0]!r} of samples", fix=suggest(unknown[0], data.obs.columns)
-        )
+    for name in by:
+        if name not in data.obs:
+            raise SchemaError(f"no column {name!r} of samples", fix=suggest(name, data.obs.columns))
     # controls have no dose, and are a group all the same
     groups = data.obs.groupby(list(by), sort=False, observed=True, dropna=False).indices
     rows = [np.asarray(group) for group in groups.values()]
-    places = (
-        np.arange(data.n_vars) if landmarks is None else _locate_genes(data.var_names, landmarks)
-    )
+    places = _locate_genes(data.var_names, landmarks)
     values = np.empty((len(rows), data.n_vars), np.float32)
     about: list[dict[str, object]] = [{} for _ in rows]
     # groups of one size are one array, and are collapsed at once
     for size in sorted({len(group) for group in rows}):
         chosen = [i for i, group in enumerate(rows) if len(group) == size]
         stacked = np.asarray(data.X)[np.stack([rows[i] for i in chosen])].astype(float)
-        batch = _modz_batch(stacked, places, variant=variant, clip=clip)
-        values[chosen] = batch.values
+        values[chosen], weights, measures = _modz_batch(stacked, places, variant, clip)
         for place, i in enumerate(chosen):
-            about[i] = _measures(batch, place, data.obs_names[rows[i]])
+            about[i] = {
+                "replicates": size,
+                **{name: found[place] for name, found in measures.items()},
+                "weights": ",".join(f"{weight:.2f}" for weight in weights[place]),
+                "members": "|".join(map(str, data.obs_names[rows[i]])),
+            }
     first = data.obs[list(by)].iloc[[group[0] for group in rows]]
-    obs = first.assign(**pd.DataFrame(about, index=first.index)).set_axis(
-        [str(i) for i in range(len(rows))]
-    )
-    return anndata.AnnData(values, obs=obs, var=data.var.copy())
-
-
-def _measures(batch: _Batch, place: int, members: pd.Index) -> dict[str, object]:
-    """What is known of one signature of a batch."""
-    return {
-        "replicates": len(members),
-        "cc_q75": float(batch.cc_q75[place]),
-        "ss_ngene": int(batch.ss_ngene[place]),
-        "tas": float(batch.tas[place]),
-        "weights": ",".join(f"{weight:.2f}" for weight in batch.weights[place]),
-        "members": "|".join(map(str, members)),
-    }
+    obs = first.assign(**pd.DataFrame(about, index=first.index))
+    names = [str(i) for i in range(len(rows))]
+    return anndata.AnnData(values, obs=obs.set_axis(names), var=data.var.copy())
 
 
 def robust_z(expression: np.ndarray, *, least_mad: float | None = None) -> np.ndarray:

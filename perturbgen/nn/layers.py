@@ -145,7 +145,7 @@ def _bounded_log_r(raw: Tensor) -> Tensor:
 
 
 def _unbounded_log_r(log_r: float) -> float:
-    """The raw value that ``bounded_log_r`` maps to ``log_r``."""
+    """The raw value that ``_bounded_log_r`` maps to ``log_r``."""
     part = (log_r - _LOG_R_CENTRE) / _LOG_R_REACH
     if not -1 < part < 1:
         raise ConfigError(

@@ -160,7 +160,7 @@ def resized(weight: Tensor, channels: int) -> Tensor:
     """A convolution's weights (out, in, height, width) for other input channels: their mean.
 
     Times old / new channels, so that activations keep their scale and weights learned on
-    photographs stay of use. The same weights if the number is.
+    photographs stay of use. Unchanged for as many channels as it has.
     """
     if weight.shape[1] == channels:
         return weight

@@ -19,7 +19,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.runs import file_hash
-from perturbgen.core.tables import CONDITION, conditions_of, reading
+from perturbgen.core.tables import CONDITION, conditions_of, open_h5ad, reading
 from perturbgen.data import complete, read_h5ad
 from perturbgen.predict.calibration import Task
 from perturbgen.predict.estimators import average, plug_in_t
@@ -181,11 +181,9 @@ class RunFiles:
 
     def seen(self) -> pd.MultiIndex:
         """The conditions of every cell that either run was trained or validated on."""
-        import anndata
-
         # obs alone is read: the counts are not needed to tell what was seen.
         with reading(self.cells, "h5ad"):
-            file = anndata.read_h5ad(self.cells, backed="r")
+            file = open_h5ad(self.cells, backed=True)
             obs = file.obs
             file.file.close()
         named = {name: complete(obs, name).astype(str) for name in CONDITION}

@@ -7,8 +7,8 @@ features) into (rows, components), to be compared by cosine. Fit on training row
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -57,7 +57,7 @@ class PCA:
 
     def fit(self, x: _Array) -> Projection:
         """Of (rows, features)."""
-        x = finite_rows(x)
+        x = _finite_rows(x)
         if self.components < 1:
             raise ConfigError(f"{self.components} components", expected="at least one")
         mean = x.mean(axis=0)
@@ -166,7 +166,113 @@ def _within_covariance(scores: _Array, labels: _Array) -> _Array:
     return residual.T @ residual / free
 
 
-def finite_rows(x: _Array) -> _Array:
+class Space(NamedTuple):
+    """Where the rows of two tables are compared, by cosine."""
+
+    first: Projection
+    second: Projection
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Standardised rows, U diag(s) V' with U (rows, r), s (r,) and V (features, r), r the rank.
+
+    Every space of two tables has a closed form in their spectra, ``other``'s of the same rows.
+    """
+
+    mean: _Array
+    weight: _Array  # 1 / SD; 0 where a feature is constant
+    u: _Array
+    s: _Array
+    v: _Array
+
+    @classmethod
+    def of(cls, x: _Array) -> Self:
+        """Of (rows, features); directions without variance are left out."""
+        x = _finite_rows(x)
+        mean, spread = x.mean(axis=0), x.std(axis=0)
+        # a feature whose SD is a 10^-10 of its own size is constant but for rounding
+        varies = spread > 1e-10 * np.maximum(np.abs(mean), 1e-300)
+        if not varies.any():
+            raise SchemaError(
+                "no feature varies over the training rows", expected="profiles that differ"
+            )
+        weight = np.where(varies, 1 / np.where(varies, spread, 1), 0)
+        u, s, vt = np.linalg.svd((x - mean) * weight, full_matrices=False)
+        rank = int((s > s[0] * 1e-10).sum())
+        return cls(mean, weight, u[:, :rank], s[:rank], vt[:rank].T)
+
+    def leading(self, components: int) -> Self:
+        """The largest ``components`` of it."""
+        u, s, v = self.u[:, :components], self.s[:components], self.v[:, :components]
+        return replace(self, u=u, s=s, v=v)
+
+    def projection(self, axes: _Array, strength: _Array) -> Projection:
+        """Standardising as the training rows, then projecting on axes (features, components)."""
+        return Projection(self.mean, self.weight[:, None] * axes, strength)
+
+    def _shared(self, other: Spectrum) -> _Array:
+        """U'U of both (r, r of the other)."""
+        if len(self.u) != len(other.u):
+            raise SchemaError(
+                f"{len(self.u)} and {len(other.u)} rows",
+                expected="the same perturbations in both assays",
+            )
+        return self.u.T @ other.u
+
+    def rgcca(self, other: Spectrum, *, components: int, tau: float) -> Space:
+        """Regularised canonical correlation of two blocks (Tenenhaus 2011).
+
+            max cov(Xa, Yb)  with  a'M_x a = b'M_y b = 1,  M = (1 - tau) C + tau I
+
+        C is the block's covariance. tau = 0 is CCA, tau = 1 is PLS (both of standardised features);
+        axes are orthogonal in M. With X = U S V' the weights are
+
+            a = V_x D_x^-1/2 p,  b = V_y D_y^-1/2 q,  D = (1 - tau) S^2/n + tau
+
+        with p and q singular vectors of D_x^-1/2 (S_x U_x'U_y S_y / n) D_y^-1/2. The variates have
+        variance one in training; ``strength`` is their training correlation.
+        """
+        if not 0 <= tau <= 1:
+            raise ConfigError(f"tau is {tau}", expected="a number from 0 (CCA) to 1 (PLS)")
+        shared, n = self._shared(other), len(self.u)
+        root, other_root = (np.sqrt((1 - tau) * side.s**2 / n + tau) for side in (self, other))
+        cross = (self.s / root)[:, None] * shared * (other.s / other_root) / n
+        p, _, qt = np.linalg.svd(cross, full_matrices=False)
+        axes, scores = self._variates(p[:, :components] / root[:, None])
+        other_axes, other_scores = other._variates(qt[:components].T / other_root[:, None])
+        strength = (scores * other_scores).mean(axis=0)
+        first = self.projection(axes, strength)
+        return Space(first, other.projection(other_axes, strength))
+
+    def _variates(self, weights: _Array) -> tuple[_Array, _Array]:
+        """Axes (features, components) and scores (rows, components) of variance one."""
+        scores = self.u @ (self.s[:, None] * weights)
+        size = np.sqrt((scores**2).mean(axis=0))
+        return self.v @ (weights / size), scores / size
+
+    def procrustes(self, other: Spectrum, *, components: int) -> Space:
+        """The rotation of leading principal components onto the other's, by least squares."""
+        size = min(components, len(self.s), len(other.s))
+        x, y = self.leading(size), other.leading(size)
+        left, kept, right = np.linalg.svd((x.s[:, None] * x._shared(y)) * y.s)
+        return Space(x.projection(x.v @ left @ right, kept), y.projection(y.v, kept))
+
+    def regression(self, other: Spectrum, *, ridge: float) -> Space:
+        """Ridge regression of the other's standardised features: rows become predictions of it.
+
+        The penalty is ``ridge`` times the mean squared singular value.
+        """
+        if ridge < 0:
+            raise ConfigError(f"ridge is {ridge}", expected="zero or more")
+        shrink = self.s / (self.s**2 + ridge * (self.s**2).mean())
+        coefficients = self.v @ (shrink[:, None] * self._shared(other) * other.s @ other.v.T)
+        itself, none = np.eye(len(other.weight)), np.ones(len(other.weight))
+        first = self.projection(coefficients, none)
+        return Space(first, other.projection(itself, none))
+
+
+def _finite_rows(x: _Array) -> _Array:
     """Rows fit to be fitted, in float64: two or more, of numbers."""
     x = np.asarray(x, float)
     if x.ndim != 2 or min(x.shape) < 2:

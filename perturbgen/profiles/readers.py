@@ -10,7 +10,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import read_json, require_file, require_folder
-from perturbgen.core.tables import read_frame, reading, require_unique
+from perturbgen.core.tables import open_h5ad, read_frame, reading, require_sound, require_unique
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 
 # The files of an extraction of L1000 matrices.
@@ -87,11 +87,9 @@ def _read_extraction(folder: Path) -> Profiles:
 
 def _read_h5ad(path: Path, key: str | None) -> Profiles:
     """An obsm entry, or X with its genes, and obs; X stays on the disk unless it is asked for."""
-    import anndata
-
     with reading(path, "h5ad"):
         # backed: an embedding is asked for more often than the counts beside it
-        adata = anndata.read_h5ad(path, backed="r")
+        adata = open_h5ad(path, backed=True)
         try:
             names = [*adata.obsm, "X"]
             if key not in names:
@@ -106,6 +104,7 @@ def _read_h5ad(path: Path, key: str | None) -> Profiles:
             adata.file.close()
     if not len(meta):
         raise InputError(f"{path} has no rows", expected="at least one")
+    require_sound(found, f"{path}: {key}")
     # a single column may come without its second dimension
     values = found.toarray() if hasattr(found, "toarray") else np.asarray(found)
     values = values.reshape(len(meta), -1)

@@ -92,5 +92,5 @@ def test_fractions_are_refused_unless_allowed(cells: ad.AnnData) -> None:
 def test_unknown_column_and_missing_values_are_named(cells: ad.AnnData) -> None:
     with pytest.raises(SchemaError, match="'compound'"):
         pseudobulk(cells, by=["compond"])
-    with pytest.raises(SchemaError, match="2 cells have no value: 'a', 'c'"):
+    with pytest.raises(SchemaError, match="missing in 2 cells: 'a', 'c'"):
         pseudobulk(cells, by=["dose"])

@@ -1,11 +1,15 @@
 """Goldens of cell-eval 0.8.2 (pip install cell-eval==0.8.2), which scores the Virtual Cell
 Challenge.
 
-Made from the tables below by ``initialize_de_comparison(truth,
-prediction).compute_overlap(k=None)``, ``DESigGenesRecall(0.05)``, ``DEDirectionMatch(0.05)`` and
-``discrimination_score(pair, metric=...)``, with |value| as fold change and scipy's
-``false_discovery_control`` of 10^-|value| as FDR. Its discrimination divides the rank by N, ours by
-N - 1.
+Made from the tables below by
+
+    initialize_de_comparison(truth, prediction).compute_overlap(k=None)
+    DESigGenesRecall(0.05)
+    DEDirectionMatch(0.05)
+    discrimination_score(pair, metric=...)
+
+with |value| as fold change and scipy's ``false_discovery_control`` of 10^-|value| as FDR. Its
+discrimination divides the rank by N, ours by N - 1.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 from choose import _recipes, hits, nested_matching
 
-from perturbgen.images.nsc import Matching
+from perturbgen.images.evaluate import Matching
 
 
 def test_nested_choice_never_looks_at_the_compound_it_answers_for() -> None:

@@ -1,6 +1,4 @@
-"""The L1000 experiments on a tiny screen: who is in which table, and that nothing tested is trained
-on.
-"""
+"""The L1000 experiments on a tiny screen: what is in which table; nothing tested is trained on."""
 
 import sys
 

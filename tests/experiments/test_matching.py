@@ -140,8 +140,8 @@ def test_grids_fit_the_data() -> None:
         for size in (454, 4)
     )
     few = PairedProfiles(first, second).methods()
-    assert {str(setting) for setting in few["PLS"]} == {"tau 1, 4 variates"}
-    assert any("80 principal" in str(setting) for setting in few["CCA"])
+    assert {setting.name for setting in few["PLS"]} == {"tau 1, 4 variates"}
+    assert any("80 principal" in setting.name for setting in few["CCA"])
 
 
 def test_mechanisms_are_told_from_both_assays_better_than_by_chance(paired: PairedProfiles) -> None:

@@ -7,7 +7,7 @@ import pytest
 from threadpoolctl import threadpool_limits
 
 from perturbgen.images import read_bbbc021
-from perturbgen.images.nsc import Matching, treatment_profiles
+from perturbgen.images.evaluate import Matching, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
     ControlScaler,

@@ -11,7 +11,7 @@ from PIL import Image
 
 from perturbgen import cli
 from perturbgen.images import read_bbbc021
-from perturbgen.images.maps import draw_map
+from perturbgen.images.pictures import draw_map
 from perturbgen.profiles import read_profiles
 
 Capture = pytest.CaptureFixture[str]

@@ -8,15 +8,8 @@ import pytest
 from PIL import Image
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.images.check import _check_images
-from perturbgen.images.fields import (
-    _CAPTION,
-    ChannelColours,
-    _read_channel,
-    fields,
-    find_images,
-    read_field,
-)
+from perturbgen.images.fields import FieldFiles, _check_images, _read_channel, read_field
+from perturbgen.images.pictures import _CAPTION, ChannelColours
 
 
 @pytest.fixture
@@ -29,11 +22,11 @@ def one_field(fixtures: dict[str, Path], tmp_path: Path) -> Path:
 
 
 def test_rxrx1_and_bbbc021_are_found_by_plate_well_and_site(fixtures: dict[str, Path]) -> None:
-    found = fields(find_images(fixtures["rxrx1"]))
+    found = FieldFiles.find(fixtures["rxrx1"]).files
     assert len(found) == 4 * 4 * 10 * 2 - 2
     assert ("HUVEC-01_2", "B03", 2) not in found
     assert sorted(found["HUVEC-01_2", "B03", 1]) == [1, 2, 3, 4, 5, 6]
-    tiffs = fields(find_images(fixtures["bbbc021"]))
+    tiffs = FieldFiles.find(fixtures["bbbc021"]).files
     assert read_field(tiffs["Week2_22121", "B02", 1], [1, 2, 4]).dtype == np.uint16
     assert read_field(tiffs["Week2_22121", "B02", 1], [1, 2, 4]).shape == (3, 32, 40)
 
@@ -41,19 +34,21 @@ def test_rxrx1_and_bbbc021_are_found_by_plate_well_and_site(fixtures: dict[str, 
 def test_a_missing_channel(one_field: Path) -> None:
     (one_field / "B02_s1_w3.png").unlink()
     shutil.copy(one_field / "B02_s1_w1.png", one_field / "B03_s1_w3.png")
-    rows = {row["what"]: row for row in _check_images(find_images(one_field.parents[1]))}
+    rows = {
+        row["what"]: row for row in _check_images(FieldFiles.find(one_field.parents[1]), limit=9)
+    }
     assert not rows["fields without all channels"]["ok"]
     assert "HUVEC-01_1 B02 1" in rows["fields without all channels"]["found"]
     with pytest.raises(SchemaError, match="channels '3' are missing"):
         read_field(
-            fields(find_images(one_field.parents[1]))["HUVEC-01_1", "B02", 1], [1, 2, 3, 4, 5, 6]
+            FieldFiles.find(one_field.parents[1]).files["HUVEC-01_1", "B02", 1], [1, 2, 3, 4, 5, 6]
         )
 
 
 @pytest.mark.parametrize("pixels", [np.zeros((64, 32), np.uint8), np.zeros((64, 64), np.uint16)])
 def test_mixed_sizes_and_depths(pixels: np.ndarray, one_field: Path) -> None:
     Image.fromarray(pixels).save(one_field / "B02_s1_w2.png")
-    found = fields(find_images(one_field.parents[1]))["HUVEC-01_1", "B02", 1]
+    found = FieldFiles.find(one_field.parents[1]).files["HUVEC-01_1", "B02", 1]
     with pytest.raises(SchemaError, match="channels of one field differ"):
         read_field(found, [1, 2, 3, 4, 5, 6])
 
@@ -64,7 +59,9 @@ def test_truncated_png(share: float, one_field: Path) -> None:
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
     with pytest.raises(InputError, match="cannot be read"):
         _read_channel(path)
-    rows = {row["what"]: row for row in _check_images(find_images(one_field.parents[1]))}
+    rows = {
+        row["what"]: row for row in _check_images(FieldFiles.find(one_field.parents[1]), limit=9)
+    }
     assert "B02_s1_w2.png" in rows["unreadable or mixed"]["found"]
 
 
@@ -85,7 +82,7 @@ def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) ->
     with pytest.raises(InputError, match="0 bytes"):
         _read_channel(tmp_path / "none.png")
     with pytest.raises(InputError, match="no images of a known layout"):
-        find_images(tmp_path)
+        FieldFiles.find(tmp_path)
 
 
 def composite(stack: np.ndarray) -> np.ndarray:
@@ -109,8 +106,8 @@ def test_colours_add_up_by_hand() -> None:
 
 @pytest.mark.data
 def test_six_real_channels(real_data: Path) -> None:
-    images = find_images(real_data / "imaging" / "rxrx1" / "png")
-    stack = read_field(fields(images)["HEPG2-08_1", "B02", 1], [1, 2, 3, 4, 5, 6])
+    images = FieldFiles.find(real_data / "imaging" / "rxrx1" / "png").files
+    stack = read_field(images["HEPG2-08_1", "B02", 1], [1, 2, 3, 4, 5, 6])
     assert stack.shape == (6, 512, 512)
     picture = composite(stack)
     assert picture.std(axis=(0, 1)).min() > 15  # all of red, green and blue say something

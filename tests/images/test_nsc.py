@@ -8,7 +8,7 @@ import pytest
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.images import read_bbbc021
-from perturbgen.images.nsc import Matching, mechanism_folds, treatment_profiles
+from perturbgen.images.evaluate import Matching, mechanism_folds, treatment_profiles
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import tvn
 

@@ -10,7 +10,7 @@ import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images import bbbc021
-from perturbgen.images.check import _missing_sites
+from perturbgen.images.fields import _missing_sites
 from perturbgen.images.readers import (
     RXRX1_COLUMNS,
     kind_of_source,

@@ -19,11 +19,11 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.images.bbbc021 import VEHICLE
+from perturbgen.images.evaluate import Matching, treatment_profiles
 from perturbgen.images.network.fields import Fields
 from perturbgen.images.network.predict import Predictions
 from perturbgen.images.network.recipe import ImageRun
 from perturbgen.images.network.settings import Statistics
-from perturbgen.images.nsc import ONE_BATCH, Matching, treatment_profiles
 from perturbgen.images.rxrx1 import PlatePlan
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import (
@@ -48,7 +48,7 @@ def evaluate_run(
     statistics: Statistics | None = None,
     turns: bool | None = None,
 ) -> list[dict[str, Any]]:
-    """Accuracies by decoding and cell type, those that use the plan of the plates in own rows.
+    """Accuracies by decoding and cell type; each decoding that uses the plates' plan has its rows.
 
     Of BBBC021 also how many treatments of the parts have a neighbour of their mechanism.
     """
@@ -78,9 +78,8 @@ def embed_run(
     turns: bool | None = None,
 ) -> Profiles:
     """Embeddings of the fields of some parts (all, if none is named), as profiles."""
-    return _as_profiles(
-        _asked(run, _chosen_fields(run, part, data), statistics, turns), str(run.path)
-    )
+    found = _asked(run, _chosen_fields(run, part, data), statistics, turns)
+    return _as_profiles(found, str(run.path))
 
 
 def _chosen_fields(run: ImageRun, part: Sequence[str], data: Path | None = None) -> Fields:
@@ -133,13 +132,11 @@ def _groups_of_training(run: ImageRun) -> pd.Series | None:
 def _has_mechanisms(table: pd.DataFrame) -> bool:
     """Whether some treatments have a mechanism, and there is a vehicle to correct by."""
     vehicle = table["compound"] == VEHICLE
-    if not vehicle.any() or not (table["moa"].notna() & ~vehicle).any():
-        log.warning(
-            "no neighbours: %s",
-            "no treatment has a mechanism" if vehicle.any() else f"no well of {VEHICLE}",
-        )
-        return False
-    return True
+    absent = "" if (table["moa"].notna() & ~vehicle).any() else "no treatment has a mechanism"
+    absent = absent if vehicle.any() else f"no well of {VEHICLE}"
+    if absent:
+        log.warning("no neighbours: %s", absent)
+    return not absent
 
 
 def _matching_rows(fields: Profiles, part: Sequence[str]) -> list[dict[str, Any]]:
@@ -191,15 +188,5 @@ def corrected_wells(fields: Profiles, *, withhold: float = 0.0) -> dict[str, Pro
 def matchings(wells: Profiles, *, withheld: Sequence[str] = ()) -> dict[str, Matching]:
     """NSC and NSCB over all treatments, or of ``withheld`` compounds among the others."""
     profiled = treatment_profiles(wells, vehicle=VEHICLE)
-    found = {}
-    # mechanisms of one batch are left out of NSCB: in other batches they have no neighbour
-    for name, without, other_batch in (("NSC", (), False), ("NSCB", ONE_BATCH, True)):
-        kept = profiled.where(~profiled.meta["moa"].isin(without))
-        allowed = Matching.admissible(kept.meta, other_batch=other_batch)
-        away = kept.meta["compound"].isin(list(withheld)).to_numpy()
-        if withheld:
-            allowed &= ~away[None]
-        table = Matching.by(name, kept, allowed).table
-        asked = table[away].reset_index(drop=True) if withheld else table
-        found[f"{name} of new compounds" if withheld else name] = Matching(name, asked)
-    return found
+    both = (match(profiled, withheld=withheld) for match in (Matching.nsc, Matching.nscb))
+    return {found.name: found for found in both}

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -20,9 +20,9 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_folder
 from perturbgen.images import bbbc021
-from perturbgen.images.fields import fields, find_images
+from perturbgen.images.evaluate import mechanism_folds
+from perturbgen.images.fields import FieldFiles
 from perturbgen.images.network.settings import ImageData
-from perturbgen.images.nsc import mechanism_folds
 from perturbgen.images.readers import kind_of_source, read_rxrx1_metadata
 
 if TYPE_CHECKING:
@@ -88,7 +88,12 @@ class Fields:
                 raise InputError(
                     f"data.compounds has no effect: {data.path} is RxRx1", fix="leave it out"
                 )
-            found = _with_files(_sirna_labels(data), data, "sirna_id")
+            # a row a site, or a well where no sites are named
+            meta = read_rxrx1_metadata(data.path).drop(
+                columns=["site_id", "sirna"], errors="ignore"
+            )
+            place = meta["experiment"] + "_" + meta["plate"].astype(str)
+            found = _with_files(meta.assign(place=place), data, "sirna_id")
             part = _sirna_parts(found.table, data)
         elif kind == "bbbc021":
             if data.split != "kaggle":
@@ -104,13 +109,12 @@ class Fields:
                 fix="see images fixture rxrx1",
             )
         known = sorted(found.table["cell_type"].unique())
-        for name in data.cell_types:
-            if name not in known:
-                raise SchemaError(
-                    f"no cell type {name!r} in {data.path}",
-                    expected=", ".join(known),
-                    fix=suggest(name, known),
-                )
+        if unknown := [name for name in data.cell_types if name not in known]:
+            raise SchemaError(
+                f"no cell type {unknown[0]!r} in {data.path}",
+                expected=", ".join(known),
+                fix=suggest(unknown[0], known),
+            )
         found = replace(found, table=found.table.assign(part=part))
         if not data.cell_types:
             return found
@@ -148,29 +152,22 @@ def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
     Images are joined by ``place`` (the plate as files call it), well and, where labels know them,
     site.
     """
-    images = find_images(data.path)
-    if not len(images):
+    images = FieldFiles.find(data.path)
+    if not images.files:
         raise InputError(
             f"none of the images that the tables of {data.path} name is there",
             expected="the folders Week1_22123 and so on beside the tables",
         )
-    channels = tuple(sorted(int(c) for c in images["channel"].unique()))
-    named = ", ".join(map(str, channels))
+    channels, found = tuple(images.channels), images.whole()
     lost = [str(c) for c in _CHANNELS[kind_of_source(data.path)] if c not in channels]
     if lost:
-        log.warning(
-            "no image of channels %s at all: the network does without them", ", ".join(lost)
-        )
-    found = {key: files for key, files in fields(images).items() if len(files) == len(channels)}
+        what = "no image of channels %s at all: the network does without them"
+        log.warning(what, ", ".join(lost))
     keys = pd.DataFrame(list(found), columns=["place", "well", "site"])
     keys = keys.assign(file=range(len(found))).astype({"site": int})
-    by_site = "site" in labels
-    table = labels.merge(
-        keys,
-        on=["place", "well", "site"] if by_site else ["place", "well"],
-        how="left",
-        validate="one_to_one" if by_site else "one_to_many",
-    )
+    on = [name for name in ("place", "well", "site") if name in labels]
+    validate: Any = "one_to_one" if "site" in on else "one_to_many"
+    table = labels.merge(keys, on=on, how="left", validate=validate)
     absent = table["file"].isna()
     if absent.all():
         raise SchemaError(
@@ -178,12 +175,9 @@ def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
             expected="the same plates and wells",
         )
     if absent.any():
-        log.warning(
-            "%d fields left out for want of an image of each of channels %s: %s",
-            int(absent.sum()),
-            named,
-            shorten(table.loc[absent, "well_id"].unique()),
-        )
+        what = "%d fields left out for want of an image of each of channels %s: %s"
+        names = shorten(table.loc[absent, "well_id"].unique())
+        log.warning(what, int(absent.sum()), ", ".join(map(str, channels)), names)
     table = table[~absent].astype({"site": int})
     table = table.assign(site_id=table["well_id"] + "_" + table["site"].astype(str))
     # files come in the order of the disk, which must decide nothing
@@ -191,12 +185,6 @@ def _with_files(labels: pd.DataFrame, data: ImageData, label: str) -> Fields:
     every = list(found.values())
     files = tuple(every[int(i)] for i in table["file"])
     return Fields(table.drop(columns=["place", "file"]), files, channels, label)
-
-
-def _sirna_labels(data: ImageData) -> pd.DataFrame:
-    """RxRx1: a row a site, or a well where no sites are named; ``place`` as images call plates."""
-    meta = read_rxrx1_metadata(data.path).drop(columns=["site_id", "sirna"], errors="ignore")
-    return meta.assign(place=meta["experiment"] + "_" + meta["plate"].astype(str))
 
 
 def _sirna_parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
@@ -225,12 +213,8 @@ def _sirna_parts(table: pd.DataFrame, data: ImageData) -> np.ndarray:
 
 def _compound_labels(data: ImageData) -> pd.DataFrame:
     """BBBC021: a row a field; ``fold`` is the group of its compound, -1 without a mechanism."""
-    named = ["plate", "well", "site", "week", "replicate", "compound", "concentration"]
-    treatment = ["compound", "concentration"]
-    mechanisms = bbbc021.read_mechanisms(data.path)
-    images = bbbc021.read_images(data.path)[named]
-    # a treatment with two mechanisms would have every field twice
-    meta = images.merge(mechanisms, on=treatment, how="left", validate="m:1")
+    images = bbbc021.read_images(data.path, mechanisms=True)
+    meta = images.drop(columns=list(bbbc021.CHANNELS))
     known, vehicle = meta["compound"] != _UNKNOWN, meta["compound"] == bbbc021.VEHICLE
     return meta.assign(
         place=meta["plate"],

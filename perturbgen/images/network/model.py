@@ -19,10 +19,10 @@ from torch.nn import functional
 
 from perturbgen.core.errors import ConfigError, InputError, shorten
 from perturbgen.core.files import require_file
-from perturbgen.images.fields import ChannelColours
 from perturbgen.images.network.feed import ImageBatch
 from perturbgen.images.network.fields import Vocabulary
 from perturbgen.images.network.settings import AugmentSettings, ImageModelSettings
+from perturbgen.images.pictures import ChannelColours
 from perturbgen.models.base import Trainable
 from perturbgen.nn.layers import Draws
 from perturbgen.nn.margins import MarginHead
@@ -257,13 +257,12 @@ def _states(path: str | Path) -> dict[str, Tensor]:
             cause="a copy that broke off, or a whole pickled model",
             fix="torch.save(model.state_dict(), path)",
         ) from None
+    # a checkpoint of a training script holds the state among other things
     while isinstance(content, dict) and isinstance(
-        content.get("state_dict", content.get("model")), dict
+        inner := content.get("state_dict", content.get("model")), dict
     ):
-        content = content.get("state_dict", content.get("model"))
-    if not isinstance(content, dict) or not all(
-        isinstance(value, Tensor) for value in content.values()
-    ):
+        content = inner
+    if not (isinstance(content, dict) and all(isinstance(x, Tensor) for x in content.values())):
         raise InputError(
             f"{path} holds no dictionary of tensors",
             expected="a state, as torch.save(model.state_dict(), path) writes",
@@ -288,6 +287,8 @@ def _renamed(name: str) -> str:
 
 
 class _Reversal(torch.autograd.Function):
+    """The features, their gradient turned round: what reads them learns, what makes them not."""
+
     @staticmethod
     def forward(context: Any, features: Tensor) -> Tensor:
         return features.view_as(features)
@@ -297,23 +298,16 @@ class _Reversal(torch.autograd.Function):
         return -gradients[0]
 
 
-def _reversed_gradient(features: Tensor) -> Tensor:
-    """The features, their gradient turned round: what reads them learns, what makes them not."""
-    return _Reversal.apply(features)
-
-
 class _DomainHead(nn.Module):
     """A classifier of domains behind a reversed gradient: -log p(domain), (samples,)."""
 
-    def __init__(self, features: int, domains: int, *, width: int = 64) -> None:
+    def __init__(self, features: int, domains: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(features, width), nn.ReLU(), nn.Linear(width, domains)
-        )
+        self.layers = nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, domains))
 
     def forward(self, features: Tensor, domain: Tensor) -> Tensor:
         """Cross entropy (samples,) of domains (samples,) read from features (samples, features)."""
-        logits = self.layers(_reversed_gradient(features))
+        logits = self.layers(_Reversal.apply(features))
         return functional.cross_entropy(logits, domain, reduction="none")
 
 

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from lightning_fabric import Fabric
     from torch import Tensor
 
-    from perturbgen.images.network.board import ImageBoard
     from perturbgen.images.network.feed import ImageFeed, Kind
     from perturbgen.images.network.model import ImageClassifier
+    from perturbgen.images.network.predict import ImageBoard
     from perturbgen.train.loop import Training
 
 log = logging.getLogger(__name__)
@@ -74,13 +74,15 @@ class ImageRun(Trained[ImageSettings, "ImageClassifier", _ImageCard]):
                 f"images whose labels are {fields.label}",
                 expected=f"{self.card.label}, which {self.path} tells apart",
             )
-        return _image_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
+        from perturbgen.images.network.feed import ImageFeed
+
+        words, device = self.card.vocabulary(), self.model.weights.device
+        return ImageFeed(fields, words, self.settings, kind=self.card.image, device=device)
 
     def untrained(self) -> ImageRun:
         """The same network with the weights it began with."""
-        return ImageRun(
-            self.path, self.settings, _network_of(self.settings, self.card).eval(), self.card
-        )
+        network = _network_of(self.settings, self.card).eval()
+        return ImageRun(self.path, self.settings, network, self.card)
 
 
 class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
@@ -107,12 +109,10 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
                 f"no field of {settings.data.path} is left to train on",
                 cause="every experiment or plate is withheld for validation or testing",
             )
-        known = {
-            name: tuple(sorted(train.table[name].unique())) for name in ("cell_type", "experiment")
-        }
         start = settings.model.start
         if start is None:
-            classes, cells = tuple(data.class_names(controls=settings.data.controls)), None
+            classes = tuple(data.class_names(controls=settings.data.controls))
+            cells = tuple(sorted(train.table["cell_type"].unique()))
         else:  # whose numbers of classes and cell types stay
             before = _ImageCard.read(require_folder(start, "run to start from"))
             if before.label != data.label:
@@ -123,14 +123,8 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
             classes, cells = before.classes, before.cells
         # Size and depth of the first training field, which all others must have.
         image = ImageFeed.kind_of(read_field(train.files[0], list(train.channels)))
-        return _ImageCard(
-            classes,
-            known["cell_type"] if cells is None else cells,
-            known["experiment"],
-            data.channels,
-            image,
-            data.label,
-        )
+        experiments = tuple(sorted(train.table["experiment"].unique()))
+        return _ImageCard(classes, cells, experiments, data.channels, image, data.label)
 
     def members(self, data: Fields) -> pd.DataFrame:
         return data.table
@@ -138,22 +132,23 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
     def assemble(
         self, run: Path, settings: ImageSettings, data: Fields, fabric: Fabric
     ) -> Training:
+        from perturbgen.images.network.feed import ImageFeed
         from perturbgen.images.network.predict import Predictions
         from perturbgen.train.loop import Training
         from perturbgen.train.settings import adamw
 
         card, rates = _ImageCard.read(run), settings.training
+        words, device = card.vocabulary(), fabric.device
         train, validation = (
-            _image_feed(data.part(part), settings, card, device=str(fabric.device))
+            ImageFeed(data.part(part), words, settings, kind=card.image, device=device)
             for part in ("train", "validation")
         )
         model = _network_of(settings, card, train)
         _require_trainable(model, train, card)
         judged = bool((validation.codes["label"] >= 0).any())
         if not judged:
-            log.warning(
-                "no field to validate on: the last epochs decide by what they were trained on"
-            )
+            what = "no field to validate on: the last epochs decide by what they were trained on"
+            log.warning(what)
 
         def judge(trained: Any) -> dict[str, float]:
             return Predictions.of(trained, validation, settings.model.statistics).numbers()
@@ -163,7 +158,7 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
         return Training(run, settings, train, validation, model, optimisers, fabric, judge_if_any)
 
     def board(self, run: Path, settings: ImageSettings, epoch: int) -> ImageBoard:
-        from perturbgen.images.network.board import ImageBoard
+        from perturbgen.images.network.predict import ImageBoard
 
         return ImageBoard(run, settings, epoch=epoch)
 
@@ -188,21 +183,13 @@ def _require_unseen(start: Path, table: pd.DataFrame) -> None:
         train = fields[fields["part"] == "train"]
         before = ImageSettings.load(run / "config.toml").model.start
         if before is not None and not before.is_dir():
-            log.warning(
-                "%s began with %s, which is gone: what that was trained on is not known",
-                run,
-                before,
-            )
+            what = "%s began with %s, which is gone: what that was trained on is not known"
+            log.warning(what, run, before)
             before = None
         return {name: train[name] for name in withheld}, before
 
-    require_unseen(
-        start,
-        withheld,
-        trained_on,
-        fix="withhold the same in both runs: data.compounds, data.validation and data.split as "
-        "the start has",
-    )
+    fix = "withhold the same in both runs: data.compounds, data.validation and data.split as "
+    require_unseen(start, withheld, trained_on, fix=f"{fix}the start has")
 
 
 def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCard) -> None:
@@ -217,42 +204,19 @@ def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCar
             expected="two or more",
             fix="a larger training.batch_size, or training.one_experiment = false",
         )
-    height, width = (size // train.shrink for size in card.image[:2])
+    height, width = (size // train.settings.data.shrink for size in card.image[:2])
     # in training the normalisation would learn from these zeros
     model.eval()
+    images, cells = torch.zeros(2, len(card.channels), height, width), torch.tensor([0, 0])
     try:
         with torch.no_grad():
-            model.embed(
-                torch.zeros(2, len(card.channels), height, width), torch.zeros(2, dtype=torch.long)
-            )
+            model.embed(images, cells)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(
             f"images of {height} x {width} pixels are too small for this backbone: {error}",
             fix="a smaller data.shrink, fewer model.widths, or another model.backbone",
         ) from None
     model.train()
-
-
-def _image_feed(
-    fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: str
-) -> ImageFeed:
-    """Fields as a run's settings want them read."""
-    from perturbgen.images.network.feed import ImageFeed
-
-    data, training = settings.data, settings.training
-    return ImageFeed(
-        fields,
-        card.vocabulary(),
-        training.batch_size,
-        seed=settings.seed,
-        one_experiment=training.one_experiment,
-        shrink=data.shrink,
-        standardise=data.standardise,
-        kind=card.image,
-        workers=data.workers,
-        ahead=data.ahead,
-        device=device,
-    )
 
 
 def _network_of(
@@ -300,10 +264,8 @@ def _begin_with(model: ImageClassifier, start: Path) -> None:
         for name, value in model.state_dict().items()
         if not name.startswith(("domain.", "weights"))
     }
-    wrong = [
-        name for name, shape in shapes.items() if name not in state or state[name].shape != shape
-    ]
-    if wrong:
+    same = {name for name, value in state.items() if value.shape == shapes.get(name)}
+    if wrong := [name for name in shapes if name not in same]:
         raise ConfigError(
             f"model.start {start} has other parameters: {shorten(wrong)}",
             expected="the same backbone, adapter, embedding and channels",

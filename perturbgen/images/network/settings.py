@@ -60,13 +60,12 @@ class ImageData(Settings):
     def named(self, known: Iterable[str], what: str) -> list[str]:
         """The experiments or plates (``what``) of ``validation``, all of which must be known."""
         names = list(map(str, known))
-        for name in self.validation:
-            if name not in names:
-                raise SchemaError(
-                    f"no {what} {name!r}",
-                    expected=f"{what}s to validate on",
-                    fix=suggest(name, names),
-                )
+        if unknown := [name for name in self.validation if name not in names]:
+            raise SchemaError(
+                f"no {what} {unknown[0]!r}",
+                expected=f"{what}s to validate on",
+                fix=suggest(unknown[0], names),
+            )
         return list(self.validation)
 
 

@@ -41,11 +41,10 @@ class EmbedProfiles(Profiles):
         else:
             found = Profiles.from_anndata(read_plate(path, metadata=metadata))
         for names, what in ((found.meta.index, "samples"), (found.features, "genes")):
-            if not names.is_unique:
-                twice = names[names.duplicated()].unique()
-                raise SchemaError(
-                    f"{path}: {len(twice)} {what} occur more than once: {shorten(twice)}"
-                )
+            twice = names[names.duplicated()].unique()
+            if len(twice):
+                said = f"{len(twice)} {what} occur more than once: {shorten(twice)}"
+                raise SchemaError(f"{path}: {said}")
         return cls(found.values, found.meta, found.features, str(path))
 
     def take(self, keep: np.ndarray | pd.Series) -> Self:
@@ -204,16 +203,16 @@ def _drawn_parts(labels: pd.Series, data: ProfileData, seed: int) -> pd.Series:
     """Labels drawn at random for validation and test."""
     names = np.sort(labels.unique())
     order = np.random.default_rng(seed).permutation(names)
-    validation, test = (round(share * len(names)) for share in (data.validation, data.test))
-    withheld = validation + test
+    validation = round(data.validation * len(names))
+    withheld = validation + round(data.test * len(names))
     if withheld > len(names) - 2:
         raise SchemaError(
             f"{withheld} of {len(names)} labels are withheld", expected="two at least to train on"
         )
-    home = dict.fromkeys(order, "train")
-    home.update(dict.fromkeys(order[:validation], "validation"))
-    home.update(dict.fromkeys(order[validation:withheld], "test"))
-    return labels.map(home)
+    parts = np.full(len(names), "train", object)
+    parts[:withheld] = "test"
+    parts[:validation] = "validation"
+    return labels.map(dict(zip(order, parts, strict=True)))
 
 
 @dataclass(frozen=True)
@@ -231,8 +230,8 @@ class ConditionEncoder:
         """Of the training profiles."""
         categories: dict[str, list[str]] = {}
         scales: dict[str, tuple[float, float]] = {}
+        require_columns(samples, columns, _SAMPLES)
         for name in columns:
-            require_columns(samples, [name], _SAMPLES)
             if not pd.api.types.is_numeric_dtype(samples[name]):
                 categories[name] = sorted(samples[name].dropna().astype(str).unique())
                 continue
@@ -249,16 +248,15 @@ class ConditionEncoder:
 
     def encode(self, samples: pd.DataFrame) -> np.ndarray:
         """Float32 (profiles, width)."""
+        require_columns(samples, [*self.categories, *self.scales], _SAMPLES)
         parts = [np.zeros((len(samples), 0))]
         for name, known in self.categories.items():
-            require_columns(samples, [name], _SAMPLES)
             code = pd.Index(known).get_indexer(pd.Index(samples[name].astype(object).astype(str)))
             new = samples[name][(code < 0) & samples[name].notna().to_numpy()].unique()
             if len(new):
                 log.warning("%s %s: never seen in training, encoded as unknown", name, shorten(new))
             parts.append((code[:, None] == np.arange(len(known))).astype(float))
         for name, (mean, sd) in self.scales.items():
-            require_columns(samples, [name], _SAMPLES)
             values = (np.log1p(samples[name].to_numpy(float)) - mean) / sd
             parts.append(np.nan_to_num(values, nan=0.0)[:, None])
         return np.hstack(parts).astype(np.float32)

@@ -26,9 +26,20 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
 _CLIP = 10.0  # of z-scores, as for the network
+_COMPONENTS = 64  # of the linear rivals
 MINE = "trained embedding"
 _MAPPED = 20_000  # profiles on the map, at most
-_LISTED = 500  # perturbagens whose neighbours the page lists, at most
+_LISTED, _NEAR = 500, 4  # perturbagens that the page lists, and neighbours of each, at most
+# A column of the table of methods: where it stands in a retrieval's summary.
+_SHOWN = {
+    "mAP": ("per query", "ap"),
+    "AUC": ("per query", "auc"),
+    "median q": ("pooled", "median_q"),
+    "top .01": ("pooled", "top_0.01"),
+    "top .1": ("pooled", "top_0.1"),
+    "P@1": ("per query", "p_at_1"),
+    "retrieved": ("per group", "retrieved"),
+}
 _PROBE_TEXT = (
     "How well classifiers read {column} from each method's places. They learn from some values of "
     "{label} and are tested on others, five folds together. balanced: the mean over classes of "
@@ -47,27 +58,21 @@ class Rival:
 
     @classmethod
     def fitted(
-        cls,
-        train: np.ndarray,
-        labels: np.ndarray,
-        judged: np.ndarray,
-        *,
-        seed: int,
-        components: int = 64,
+        cls, train: np.ndarray, labels: np.ndarray, judged: np.ndarray, *, seed: int
     ) -> list[Rival]:
         """All of them, from profiles (rows, genes) and the training rows' labels."""
-        train, judged = np.clip(train, -_CLIP, _CLIP), np.clip(judged, -_CLIP, _CLIP)
-        metric = ReplicateMetric(min(32, components), components)
-        pca, whitened = PCA(components).fit(train), PCA(components, whiten=True).fit(train)
+        n, train, judged = _COMPONENTS, train.clip(-_CLIP, _CLIP), judged.clip(-_CLIP, _CLIP)
+        metric, wccn = ReplicateMetric(32, n).fit(train, labels), WCCN(n).fit(train, labels)
+        pca, whitened = PCA(n).fit(train), PCA(n, whiten=True).fit(train)
         return [
             cls("random", np.random.default_rng(seed).normal(size=(len(judged), 32))),
             cls("z-scores, Euclid", judged, "euclidean"),
             cls("z-scores, cosine", judged),
             cls("z-scores, Spearman", judged, "spearman"),
-            cls(f"PCA-{components}", pca.transform(judged)),
-            cls(f"PCA-{components}, whitened", whitened.transform(judged)),
-            cls("replicate metric (PeML-like)", metric.fit(train, labels).transform(judged)),
-            cls(f"WCCN, PCA-{components}", WCCN(components).fit(train, labels).transform(judged)),
+            cls(f"PCA-{n}", pca.transform(judged)),
+            cls(f"PCA-{n}, whitened", whitened.transform(judged)),
+            cls("replicate metric (PeML-like)", metric.transform(judged)),
+            cls(f"WCCN, PCA-{n}", wccn.transform(judged)),
         ]
 
 
@@ -90,8 +95,8 @@ class Judged:
         table: EmbedProfiles,
         *,
         seed: int,
-        plate: str | None,
-        well: str | None,
+        plate: str,
+        well: str,
         probes: Sequence[str] = (),
     ) -> Judged:
         """Rank the profiles by every method, and by linear rivals.
@@ -138,19 +143,8 @@ class Judged:
         rows = []
         for name, result in self.found.items():
             summary: Any = result.summary()
-            query, pooled = summary.loc["per query"], summary.loc["pooled"]
-            rows.append(
-                {
-                    "method": name,
-                    "mAP": float(query["ap"]),
-                    "AUC": float(query["auc"]),
-                    "median q": float(pooled["median_q"]),
-                    "top .01": float(pooled["top_0.01"]),
-                    "top .1": float(pooled["top_0.1"]),
-                    "P@1": float(query["p_at_1"]),
-                    "retrieved": float(summary.loc["per group", "retrieved"]),
-                }
-            )
+            measured = {column: float(summary.loc[where]) for column, where in _SHOWN.items()}
+            rows.append({"method": name, **measured})
         return sorted(rows, key=lambda row: -row["mAP"])
 
     def probe_rows(self, column: str) -> list[dict[str, Any]]:
@@ -158,9 +152,9 @@ class Judged:
         named = {"top-1 of groups": f"top-1 of {self.label}s"}
         return [plain(row) for row in self.probes[column].rename(columns=named).to_dict("records")]
 
-    def neighbours(self, measure: Measure, *, k: int = 10) -> pd.DataFrame:
-        """Which other perturbagens the nearest profiles of each one belong to."""
-        pairs = self.table.neighbours(self.vectors, self.label, measure, k=k)
+    def neighbours(self, measure: Measure) -> pd.DataFrame:
+        """Which other perturbagens the ten nearest profiles of each one belong to."""
+        pairs = self.table.neighbours(self.vectors, self.label, measure, k=10)
         return group_neighbours(pairs, same=[self.label])
 
     def page(self, embedder: Embedder, groups: pd.DataFrame, *, title: str) -> Page:
@@ -228,7 +222,7 @@ def probe_inputs(methods: Sequence[Rival]) -> dict[str, np.ndarray]:
     }
 
 
-def _known(column: str | None, labels: pd.DataFrame) -> str | None:
+def _known(column: str, labels: pd.DataFrame) -> str | None:
     """A column that says something: it is there, and not the same everywhere."""
     return column if column in labels and labels[column].nunique() > 1 else None
 
@@ -260,7 +254,8 @@ def _profile_map(judged: Judged) -> Figure:
     points = plane(judged.vectors.astype(float))[chosen]
     samples = samples.iloc[chosen]
     colour = next((name for name in ("moa", "cell_line") if _known(name, samples)), judged.label)
-    text = _hover(samples, judged.label)
+    said = dict.fromkeys(("name", judged.label, "dose", "cell_line", "plate", "well"))
+    text = samples[[name for name in said if name in samples]].astype(str).agg(", ".join, axis=1)
     kinds = samples[colour].astype(str).to_numpy()
     names, counts = np.unique(kinds, return_counts=True)
     common = list(names[np.argsort(-counts, kind="stable")][: len(PALETTE)])
@@ -273,7 +268,7 @@ def _profile_map(judged: Judged) -> Figure:
                 y=points[mine, 1],
                 mode="markers",
                 name=str(name),
-                text=text[mine],
+                text=text.to_numpy()[mine],
                 marker={"color": tone, "size": 5, "opacity": 0.7},
                 hovertemplate="%{text}<extra></extra>",
             )
@@ -282,34 +277,23 @@ def _profile_map(judged: Judged) -> Figure:
     return figure.update_layout(height=560, legend_title=colour)
 
 
-def _hover(samples: pd.DataFrame, label: str) -> np.ndarray:
-    """What a profile is, in a line."""
-    names = [
-        name for name in ("name", label, "dose", "cell_line", "plate", "well") if name in samples
-    ]
-    return samples[list(dict.fromkeys(names))].astype(str).agg(", ".join, axis=1).to_numpy()
-
-
-def _neighbour_rows(judged: Judged, groups: pd.DataFrame, *, near: int = 4) -> list[dict[str, Any]]:
+def _neighbour_rows(judged: Judged, groups: pd.DataFrame) -> list[dict[str, Any]]:
     """A line for each kind: how well it is found, and its nearest other kinds."""
     label = judged.label
     ap = judged.found[MINE].groups.set_index(label)["ap"]
     named = judged.table.display_names(label)
     rows = []
     for kind in sorted(groups[label].unique())[:_LISTED]:
-        mine = groups[groups[label] == kind]
-        nearest_kinds = [
+        mine, score = groups[groups[label] == kind].head(_NEAR), ap.get(kind)
+        others = [
             f"{named.get(other, other)} ({share:.0%})"
-            for other, share in zip(
-                mine[f"neighbour {label}"].head(near), mine["share"].head(near), strict=True
-            )
+            for other, share in zip(mine[f"neighbour {label}"], mine["share"], strict=True)
         ]
-        score = ap.get(kind)
         rows.append(
             {
                 label: named.get(kind, kind),
                 "AP": None if score is None else float(score),
-                "nearest others": "; ".join(nearest_kinds),
+                "nearest others": "; ".join(others),
             }
         )
     return rows
@@ -320,20 +304,14 @@ def _probe_figure(judged: Judged, column: str) -> Figure:
     import plotly.graph_objects as go
 
     found = judged.probes[column]
-    names = [
-        name
-        for name in found["input"].unique()
-        if name != "none" and not name.endswith(", shuffled")
-    ]
+    inputs = found["input"].unique()
+    names = [name for name in inputs if name != "none" and not name.endswith(", shuffled")]
     scores = found.set_index(["input", "classifier"])["macro-F1"]
     figure = go.Figure()
     for kind, tone in zip(KINDS, PALETTE, strict=False):
-        figure.add_bar(
-            x=names, y=[scores[name, kind] for name in names], name=kind, marker_color=tone
-        )
-        figure.add_hline(
-            y=scores[f"{names[0]}, shuffled", kind], line={"color": tone, "dash": "dot"}
-        )
+        heights, guessed = [scores[name, kind] for name in names], f"{names[0]}, shuffled"
+        figure.add_bar(x=names, y=heights, name=kind, marker_color=tone)
+        figure.add_hline(y=scores[guessed, kind], line={"color": tone, "dash": "dot"})
     figure.add_hline(y=scores["none", MAJORITY], line={"color": "#595959", "dash": "dash"})
     figure.update_yaxes(title="macro-F1", range=[0, 1])
     return figure.update_layout(height=420, barmode="group")

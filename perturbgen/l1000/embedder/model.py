@@ -25,6 +25,8 @@ from perturbgen.nn.margins import ball, poincare_distance
 from perturbgen.retrieval import Measure
 from perturbgen.train.feeds import BalancedSampler, MemmapFeed, ResidentFeed
 
+_AT_ONCE = 4096  # profiles that are embedded together
+
 
 class _ProfileBatch(NamedTuple):
     """Some profiles."""
@@ -54,13 +56,9 @@ class ProfileEmbedder(Trainable):
         self.sd: Tensor
         self.register_buffer("mean", mean)
         self.register_buffer("sd", sd)
-        encoder = settings.encoder
-        self.encoder: nn.Module = make_encoder(
-            encoder.kind, len(mean) + n_conditions, settings.size, **encoder.options()
-        )
-        self.head = MarginHead(
-            settings.size, len(counts), counts=counts, **settings.head.model_dump()
-        )
+        encoder, size, width = settings.encoder, settings.size, len(mean) + n_conditions
+        self.encoder: nn.Module = make_encoder(encoder.kind, width, size, **encoder.options())
+        self.head = MarginHead(size, len(counts), counts=counts, **settings.head.model_dump())
 
     def forward(self, batch: _ProfileBatch, draws: Draws) -> dict[str, Tensor]:
         """The margin loss of each profile, (profiles,)."""
@@ -130,7 +128,6 @@ class ProfileFeed:
         classes: np.ndarray,
         conditions: np.ndarray,
         training: EmbedTraining,
-        *,
         seed: int,
         device: torch.device,
     ) -> ProfileFeed:
@@ -189,10 +186,10 @@ class ProfileFeed:
             return self.resident[torch.from_numpy(positions).to(self.resident.device)]
         return torch.from_numpy(np.asarray(self.table.values[positions], np.float32))
 
-    def once(self, *, size: int = 4096) -> Iterator[_ProfileBatch]:
+    def once(self) -> Iterator[_ProfileBatch]:
         """Every profile once, in stored order."""
-        for start in range(0, len(self), size):
-            positions = np.arange(start, min(start + size, len(self)))
+        for start in range(0, len(self), _AT_ONCE):
+            positions = np.arange(start, min(start + _AT_ONCE, len(self)))
             yield self._batch(positions, self._read(positions))
 
     def _batch(self, positions: np.ndarray | Tensor, values: Tensor) -> _ProfileBatch:

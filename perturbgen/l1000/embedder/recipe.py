@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _KIND = "profile embedder"
+_LOSS_DECIDES = "the training loss decides when to stop"
 
 
 @dataclass(frozen=True)
@@ -82,15 +83,10 @@ class Embedder(Trained[EmbedSettings, "ProfileEmbedder", _EmbedCard]):
             raise SchemaError("no profile to embed", expected="one at least", cause="an empty file")
         table = table.with_genes(self.genes)
         table.require_finite()
-        feed = ProfileFeed.build(
-            table,
-            np.full(len(table), -1),
-            self.card.conditions.encode(table.meta),
-            self.settings.training.model_copy(update={"resident": False}),
-            seed=0,
-            device=self.model.mean.device,
-        )
-        return self.model.places(feed)
+        nothing, told = np.full(len(table), -1), self.card.conditions.encode(table.meta)
+        options = self.settings.training.model_copy(update={"resident": False})
+        device = self.model.mean.device
+        return self.model.places(ProfileFeed.build(table, nothing, told, options, 0, device))
 
     def profiles(
         self, path: Path | None = None, metadata: Path | None = None, *, part: str = "all"
@@ -104,12 +100,9 @@ class Embedder(Trained[EmbedSettings, "ProfileEmbedder", _EmbedCard]):
         names = parts.index[parts == part]
         keep = table.meta.index.isin(names)
         if not keep.any():
+            what = f"no profile of the file is in the run's part {part!r}"
             have = "the file that it was trained on" if len(names) else sorted(parts.unique())
-            raise ConfigError(
-                f"no profile of the file is in the run's part {part!r}",
-                expected=f"{have}",
-                fix="--part all",
-            )
+            raise ConfigError(what, expected=f"{have}", fix="--part all")
         return table.take(keep)
 
     def untrained(self) -> Embedder:
@@ -139,13 +132,8 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
         classes = _classes_of(label[(parts == "train").to_numpy()], data.least)
         train = table.take(((parts == "train") & label.isin(classes)).to_numpy())
         counts = train.meta[data.label].astype(str).value_counts().reindex(classes)
-        card = _EmbedCard(
-            _KIND,
-            list(train.features),
-            list(classes),
-            counts.tolist(),
-            _conditions(settings, train),
-        )
+        genes, told = list(train.features), _conditions(settings, train)
+        card = _EmbedCard(_KIND, genes, list(classes), counts.tolist(), told)
         validation = table.take((parts == "validation").to_numpy())
         return _Prepared(parts, train, validation, card, *train.standard(settings.model.clip))
 
@@ -174,19 +162,14 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
         judged = withheld.meta[label].nunique() > 1
         if not judged:
             if len(data.validation):
-                log.warning(
-                    "no two withheld %s have two profiles each: the training loss decides when to "
-                    "stop",
-                    label,
-                )
+                log.warning("no two withheld %s have two profiles each: %s", label, _LOSS_DECIDES)
             withheld = withheld.take(np.zeros(len(withheld), bool))
         train, validation = (
             _profile_feed(table, settings, data.card, fabric.device)
             for table in (data.train, withheld)
         )
-        model = _new_network(
-            settings, data.card, torch.from_numpy(data.mean), torch.from_numpy(data.sd)
-        )
+        mean, sd = torch.from_numpy(data.mean), torch.from_numpy(data.sd)
+        model = _new_network(settings, data.card, mean, sd)
         if settings.start is not None:
             _transfer(model, EMBEDDING.load(settings.start), data.card)
         groups = model.groups()
@@ -203,9 +186,8 @@ class _EmbedRecipe(Recipe[EmbedSettings, _Prepared, _EmbedCard, Embedder]):
     def blank(self, run: Path, settings: EmbedSettings, card: _EmbedCard) -> ProfileEmbedder:
         import torch
 
-        return _new_network(
-            settings, card, torch.zeros(len(card.genes)), torch.ones(len(card.genes))
-        )
+        n = len(card.genes)
+        return _new_network(settings, card, torch.zeros(n), torch.ones(n))
 
 
 EMBEDDING = _EmbedRecipe()
@@ -236,11 +218,10 @@ def _conditions(settings: EmbedSettings, train: EmbedProfiles) -> ConditionEncod
     if settings.start is None:
         return ConditionEncoder.fit(train.meta, settings.model.conditions)
     found = EMBEDDING.load(settings.start).card.conditions
-    known = {*found.categories, *found.scales}
-    if known != set(settings.model.conditions):
+    known, wanted = ({*found.categories, *found.scales}, set(settings.model.conditions))
+    if known != wanted:
         raise ConfigError(
-            f"{settings.start} knows the conditions {sorted(known)}, "
-            f"not {sorted(settings.model.conditions)}",
+            f"{settings.start} knows the conditions {sorted(known)}, not {sorted(wanted)}",
             fix="the same model.conditions",
         )
     return found
@@ -253,14 +234,9 @@ def _profile_feed(
     from perturbgen.l1000.embedder.model import ProfileFeed
 
     labels = pd.Index(table.meta[settings.data.label].astype(str))
-    return ProfileFeed.build(
-        table,
-        pd.Index(card.classes).get_indexer(labels),
-        card.conditions.encode(table.meta),
-        settings.training,
-        seed=settings.seed,
-        device=device,
-    )
+    classes = pd.Index(card.classes).get_indexer(labels)
+    told = card.conditions.encode(table.meta)
+    return ProfileFeed.build(table, classes, told, settings.training, settings.seed, device)
 
 
 def _new_network(settings: EmbedSettings, card: _EmbedCard, mean: Any, sd: Any) -> ProfileEmbedder:
@@ -297,8 +273,7 @@ def _transfer(model: ProfileEmbedder, other: Embedder, card: _EmbedCard) -> None
 def _rankable(labels: pd.Series, limit: int, rng: np.random.Generator) -> np.ndarray:
     """A mask of labels that occur twice or more, whole labels, at most ``limit`` profiles."""
     counts = labels.astype(str).value_counts()
-    names = np.sort(counts.index[counts >= 2].to_numpy(object))
-    order = rng.permutation(names)
+    order = rng.permutation(np.sort(counts.index[counts >= 2].to_numpy(object)))
     fits = counts[order].cumsum().to_numpy() <= limit
     chosen = order[fits] if fits.sum() > 1 else order[:2]
     return labels.astype(str).isin(chosen).to_numpy()
@@ -311,13 +286,9 @@ def _judge(feed: ProfileFeed, label: str) -> Judge:
     def judge(model: Any) -> dict[str, float]:
         found = retrieve(model.places(feed), labels, same=label, similarity=model.measure)
         summary: Any = found.summary()
-        ap = float(summary.loc["per query", "ap"])
-        return {
-            "objective": 1 - ap,
-            "map": ap,
-            "auc": float(summary.loc["per query", "auc"]),
-            "median_q": float(summary.loc["pooled", "median_q"]),
-        }
+        ap, auc = (float(summary.loc["per query", name]) for name in ("ap", "auc"))
+        median_q = float(summary.loc["pooled", "median_q"])
+        return {"objective": 1 - ap, "map": ap, "auc": auc, "median_q": median_q}
 
     return judge
 

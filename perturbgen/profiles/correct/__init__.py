@@ -7,5 +7,12 @@ from perturbgen.profiles.correct.build import (
     correction,
     rows_to_fit,
 )
-from perturbgen.profiles.correct.centre import Compress, ControlScaler, NestedCentre
-from perturbgen.profiles.correct.whiten import Coral, PrincipalComponents, Sphering, tvn
+from perturbgen.profiles.correct.steps import (
+    Compress,
+    ControlScaler,
+    Coral,
+    NestedCentre,
+    PrincipalComponents,
+    Sphering,
+    tvn,
+)

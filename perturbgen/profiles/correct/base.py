@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.profiles.groups import Matrix, blocks
+from perturbgen.profiles.table import Matrix, blocks
 
 _Control = np.ndarray | pd.Series | None  # a mask of the controls; None: all rows
 

@@ -191,7 +191,7 @@ def _read_layout(folder: str | Path, *, rng: np.random.Generator) -> Layout:
     _check_wells(tables["wells"])
     train, id_map = tables["train"], tables["id_map"]
     compounds = _with_roles(tables["compounds"].rename(columns={"smiles": "SMILES"}))
-    _check_names(compounds, tables)
+    _check_labels(compounds, tables)
     known = tuple(sorted(train.loc[train["cell_type"].isin(WITHHELD_TYPES), "sm_name"].unique()))
     return Layout(
         compounds=compounds,
@@ -242,7 +242,7 @@ def _check_wells(wells: pd.DataFrame) -> None:
         )
 
 
-def _check_names(compounds: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
+def _check_labels(compounds: pd.DataFrame, tables: dict[str, pd.DataFrame]) -> None:
     """Every compound and cell type that a table names is known, and the vehicle is among them."""
     for name in ("train", "id_map", "wells"):
         types = sorted(set(tables[name]["cell_type"]) - set(CELL_TYPES))

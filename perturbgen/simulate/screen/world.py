@@ -188,7 +188,7 @@ class ScreenWorld:
         compounds = _draw_compounds(settings, rng)
         baseline = rng.normal(8, 2, genes) + rng.normal(0, 1, (lines, genes))
         return cls(
-            genes=_gene_table(settings, rng),
+            genes=_draw_genes(settings, rng),
             compounds=compounds,
             pathways=_directions((biology.pathways, genes), 0.2, rng),
             effects=_compound_effects(compounds, mechanisms, biology.own_share, rng),
@@ -225,7 +225,7 @@ def _directions(shape: tuple[int, int], share: float, rng: np.random.Generator) 
     return unit(_sparse_normal(shape, share, rng)) * np.sqrt(shape[1])
 
 
-def _gene_table(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
+def _draw_genes(settings: ScreenSettings, rng: np.random.Generator) -> pd.DataFrame:
     """Real landmarks first, then made-up inferred genes; ``place`` is where the file has them."""
     known = landmarks().iloc[: settings.landmarks]
     extra = range(settings.genes - len(known))

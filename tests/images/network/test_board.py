@@ -7,15 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from perturbgen.images.network import IMAGES, ImageRun
-from perturbgen.images.network.board import (
-    _confusion_figure,
-    _enlarged,
-    _exposed,
-    _image_grid,
-    _tiled,
-)
 from perturbgen.images.network.fields import Fields
-from perturbgen.images.network.predict import Predictions
+from perturbgen.images.network.predict import Predictions, _confusion_figure, _exposed, _image_grid
+from perturbgen.images.pictures import sheet
 
 
 def test_pictures_show_every_class_and_the_chosen_fields(trained: Path) -> None:
@@ -44,12 +38,13 @@ def test_bright_fields_are_darkened_alike_and_dark_ones_left() -> None:
     assert not bright[5:].any()
 
 
-def test_small_pictures_are_enlarged_and_set_side_by_side() -> None:
+def test_pictures_stand_side_by_side_under_their_words() -> None:
     picture = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
-    large = _enlarged(picture, 7)
-    assert large.shape == (6, 9, 3)
-    np.testing.assert_array_equal(large[::3, ::3], picture)
-    assert _tiled([picture] * 3, across=2).shape == (2 * (2 + 4), 2 * (3 + 4), 3)
+    found = sheet([picture] * 5, [["name"]] * 5)
+    assert found.shape == (2 * (18 + 2 + 4), 4 * (3 + 4), 3)
+    np.testing.assert_array_equal(found[18:20, 7:10], picture)
+    np.testing.assert_array_equal(found[42:44, :3], picture)
+    assert not found[24:, 7:].any(), "the last row is filled up with black"
 
 
 def test_the_run_shows_them_and_names_the_points_of_its_projector(trained: Path) -> None:

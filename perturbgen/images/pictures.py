@@ -1,15 +1,21 @@
-"""Profiles in two dimensions, for looking: PCA, then UMAP or t-SNE, and what that preserves."""
+"""What is looked at: images in colours, and profiles in two dimensions.
+
+Nothing is measured on either. A map (PCA, then UMAP or t-SNE) says which share of the neighbours it
+keeps.
+"""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import MissingDependencyError, SchemaError
+from perturbgen.core.files import atomic_path
 from perturbgen.profiles import Profiles
 from perturbgen.profiles.correct import PrincipalComponents
 
@@ -17,6 +23,92 @@ if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
     from perturbgen.core.page import Page
+
+# The colour map published with RxRx1: each channel's colour, and the grey value shown in full.
+_SIX: Final[tuple[tuple[str, tuple[int, int, int], int], ...]] = (
+    ("w1 nuclei", (19, 0, 249), 51),
+    ("w2 ER", (42, 255, 31), 107),
+    ("w3 actin", (255, 0, 25), 64),
+    ("w4 nucleoli, RNA", (45, 255, 252), 191),
+    ("w5 mitochondria", (250, 0, 253), 89),
+    ("w6 Golgi, membrane", (254, 255, 40), 191),
+)
+# RxRx19a has no mitochondria; its fifth channel is the stain of RxRx1's sixth.
+_FIVE: Final = (*_SIX[:4], ("w5 Golgi, membrane", _SIX[5][1], _SIX[5][2]))
+# BBBC021 is 16-bit and has no display range of its own: percentiles of the image.
+_THREE: Final = (
+    ("DAPI", (0, 0, 255), None),
+    ("tubulin", (0, 255, 0), None),
+    ("actin", (255, 0, 0), None),
+)
+MAPS: Final = {6: _SIX, 5: _FIVE, 3: _THREE}
+_GAP = 4
+_CAPTION = 18
+
+
+def _shown(image: np.ndarray, full: int | None) -> np.ndarray:
+    """Brightness from 0 to 1: up to ``full``, or from the 0.1st to the 99.9th percentile."""
+    # percentiles, since a single hot pixel would darken all others
+    low, high = (0.0, float(full)) if full else np.percentile(image, [0.1, 99.9])
+    return np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+
+
+class ChannelColours:
+    """How so many channels are shown: each one's name, colour and grey value shown in full."""
+
+    def __init__(self, channels: int) -> None:
+        if channels not in MAPS:
+            raise SchemaError(
+                f"{channels} channels", expected=f"{', '.join(map(str, MAPS))} have a colour map"
+            )
+        self._map: Any = MAPS[channels]
+
+    def layers(self, stack: np.ndarray) -> list[np.ndarray]:
+        """Each channel of (channels, height, width) in colour, (height, width, 3) up to 255."""
+        return [
+            _shown(image, full)[..., None] * np.array(colour)
+            for image, (_, colour, full) in zip(stack, self._map, strict=True)
+        ]
+
+    def tints(self) -> tuple[list[list[float]], list[float]]:
+        """Each channel's colour and the brightness shown in full, from 0 to 1 (8-bit images)."""
+        colours = [[part / 255 for part in colour] for _, colour, _ in self._map]
+        return colours, [(full or 255) / 255 for _, _, full in self._map]
+
+    def write_sheet(self, stack: np.ndarray, path: str | Path) -> Path:
+        """Save a field as PNG: all its channels added up, and each alone, four to a row."""
+        from PIL import Image
+
+        with atomic_path(path) as part:
+            Image.fromarray(self._sheet(stack)).save(part)
+        return Path(path)
+
+    def _sheet(self, stack: np.ndarray) -> np.ndarray:
+        layers = self.layers(stack)
+        tiles = [np.clip(tile, 0, 255).astype(np.uint8) for tile in (np.sum(layers, 0), *layers)]
+        names = ["all channels", *(name for name, _, _ in self._map)]
+        return sheet(tiles, [[name] for name in names])
+
+
+def sheet(tiles: list[np.ndarray], captions: list[list[str]]) -> np.ndarray:
+    """Pictures of one size under their lines of words, four to a row, uint8 (height, width, 3)."""
+    framed = []
+    for tile, lines in zip(tiles, captions, strict=True):
+        words = [_caption(line, tile.shape[1]) for line in lines]
+        framed.append(np.pad(np.concatenate([*words, tile]), ((0, _GAP), (0, _GAP), (0, 0))))
+    framed += [np.zeros_like(framed[0])] * (-len(framed) % 4)
+    rows = [framed[i : i + 4] for i in range(0, len(framed), 4)]
+    return np.concatenate([np.concatenate(row, axis=1) for row in rows])
+
+
+def _caption(text: str, width: int) -> np.ndarray:
+    """White letters on black, uint8 (CAPTION, width, 3)."""
+    from PIL import Image, ImageDraw
+
+    strip = Image.new("RGB", (width, _CAPTION))
+    ImageDraw.Draw(strip).text((3, 3), text, fill=(255, 255, 255))
+    return np.array(strip)
+
 
 _COMPONENTS = 50
 _NEIGHBOURS = 10
