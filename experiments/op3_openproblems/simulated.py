@@ -46,8 +46,8 @@ _ABOUT: Final = {
     "dataset_url": "",
     "dataset_reference": "",
     "dataset_summary": "Simulated; no cell was ever measured.",
-    # Where this module used to be. It stays: a run names its counts by the hash of these files.
-    "dataset_description": "Made by perturbgen.simulate.op3.openproblems.",
+    # The name that it had at first. It stays: runs name their counts by a hash of these files.
+    "dataset_description": "Made by perturbgen.simulate.openproblems.",
     "dataset_organism": "homo_sapiens",
 }
 _DE_OBS: Final = [*CONDITION_KEY, "sm_lincs_id", "SMILES", "split", "control"]

@@ -249,12 +249,14 @@ def feed(folder: Path) -> dict[str, float]:
     from perturbgen.images.network.feed import ImageFeed
     from perturbgen.images.network.fields import Fields, Vocabulary
     from perturbgen.images.network.model import ImageClassifier
-    from perturbgen.images.network.settings import ImageData, ImageModelSettings
+    from perturbgen.images.network.settings import ImageData, ImageModelSettings, ImageSettings
 
     torch.set_num_threads(1)
-    fields = Fields.read(ImageData(path=folder))
+    data = ImageData(path=folder)
+    fields = Fields.read(data)
     words = Vocabulary(tuple(range(int(fields.table["sirna_id"].max()) + 1)), ("HUVEC", "U2OS"), ())
-    source = ImageFeed(fields, words, 32, seed=0, workers=2)
+    settings = ImageSettings.model_validate({"data": data, "training": {"batch_size": 32}})
+    source = ImageFeed(fields, words, settings)
     model = ImageClassifier(ImageModelSettings(), words, len(fields.channels))
     optimiser = torch.optim.AdamW(model.parameters())
 

@@ -222,9 +222,8 @@ def _evaluate_embedder(
             require_columns(table.meta, [name], "the table of samples")
     if perturbagens is not None:
         table = table.with_perturbagen_values(perturbagens, probe or [])
-    judged = Judged.of(
-        embedder, table, seed=seed, plate=plate or "plate", well=well or "well", probes=probe or []
-    )
+    places = {"plate": plate or "plate", "well": well or "well"}
+    judged = Judged.of(embedder, table, seed=seed, **places, probes=probe or [])
     _show_judged(judged, f"{part} profiles of {run}", as_json=as_json)
     if out is not None:
         written = _write_judged(judged, embedder, out, f"Embedding {run.name}, {part}")
@@ -234,7 +233,6 @@ def _evaluate_embedder(
 
 def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
     """The methods, the trained embedding's controls and what was probed."""
-
     rows, controls = judged.rows(), records(judged.controls, "variant")
     probes = {name: judged.probe_rows(name) for name in judged.probes}
     if as_json:
@@ -243,10 +241,8 @@ def _show_judged(judged: Judged, title: str, *, as_json: bool) -> None:
     show_table(rows, title=title)
     show_table(controls, title="the trained embedding's controls")
     for name, lines in probes.items():
-        show_table(
-            lines,
-            title=f"{name}, read by classifiers from perturbagens that they did not learn from",
-        )
+        how = "read by classifiers from perturbagens that they did not learn from"
+        show_table(lines, title=f"{name}, {how}")
 
 
 def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> list[str]:
@@ -293,19 +289,11 @@ def _neighbours_of_perturbagen(
     mine = pairs[pairs[label] == wanted]
     groups = group_neighbours(mine, same=[label]).head(most)
     named = table.display_names(label)
-    shown = [
-        {
-            "neighbour": named.get(other, other),
-            "share": float(share),
-            "similarity": float(similarity),
-        }
-        for other, share, similarity in zip(
-            groups[f"neighbour {label}"], groups["share"], groups["similarity"], strict=True
-        )
-    ]
+    others = [named.get(other, other) for other in groups[f"neighbour {label}"]]
+    shown = groups[["share", "similarity"]].set_axis(others)
     own = float(mine["agrees"].mean())
     title = f"{named.get(wanted, wanted)}: {own:.0%} of its {k} nearest are its own profiles"
-    show_table(shown, title=f"{title}; the others", as_json=as_json)
+    show_table(records(shown, "neighbour"), title=f"{title}; the others", as_json=as_json)
 
 
 def _found_label(labels: Any, label: str, of: str) -> str:
@@ -318,13 +306,10 @@ def _found_label(labels: Any, label: str, of: str) -> str:
         if len(found) == 1:
             return str(found[0])
         if len(found) > 1:
-            raise SchemaError(
-                f"{of!r} is the name of {len(found)} values of {label}: {shorten(found)}",
-                fix="give one",
-            )
-    names = [
-        str(value) for column in {label, "name"} & set(labels) for value in labels[column].unique()
-    ]
+            what = f"{of!r} is the name of {len(found)} values of {label}: {shorten(found)}"
+            raise SchemaError(what, fix="give one")
+    columns = [name for name in (label, "name") if name in labels]
+    names = [value for name in columns for value in labels[name].unique()]
     raise SchemaError(
         f"no profile of {of!r}", expected=f"a {label} or its name", fix=suggest(of, names)
     )

@@ -31,8 +31,7 @@ from perturbgen.core.errors import (
 )
 from perturbgen.core.files import atomic_path, require_writable
 from perturbgen.core.runs import environment
-from perturbgen.core.tables import CONDITION, read_frame, require_columns
-from perturbgen.de.table import NAMES
+from perturbgen.core.tables import CONDITION, NAMES, read_frame, require_columns, with_compound
 from perturbgen.evaluate import (
     HEADLINE,
     Scorecard,
@@ -310,7 +309,7 @@ def _check_metrics(settings: CompareSettings) -> None:
 
 def _read_described(path: Path) -> pd.DataFrame:
     """What is known of conditions, to stratify by: labelled rows."""
-    table = read_frame(path, text=(*CONDITION, *NAMES)).rename(columns=NAMES)
+    table = with_compound(read_frame(path, text=(*CONDITION, *NAMES)), path)
     require_columns(table.columns, CONDITION, path)
     return table.set_index(list(CONDITION))
 

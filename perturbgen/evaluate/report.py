@@ -1,6 +1,7 @@
 """``report.html``: one self-contained page about a scorecard, to be used from the keyboard.
 
-The script behind the controls is ``report.js``, their style ``report.css``.
+Its controls are ``report.html`` (a paragraph a section), their script ``report.js``, the style
+``report.css``.
 """
 
 from __future__ import annotations
@@ -30,37 +31,6 @@ _Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
 _BUDGET: Final = 2_200_000  # bytes of tables: with plotly and the scores, the page stays below 8 MB
 _OWN: Final = 20  # of each condition's own strongest genes are embedded besides
 _BYTES: Final = 2 * 4 / 3  # of a value: 16 bits in base64
-_CONTROLS: Final = {
-    "ranking": """<div class="controls">
-<label>Metric<select id="rank-metric"></select></label>
-<label class="tick"><input type="checkbox" id="rank-share"> share of the dynamic range</label></div>
-<div id="rank-plot" class="plot" role="img" aria-label="Ranking of methods with intervals"></div>
-<p id="rank-note" class="note" aria-live="polite"></p>""",
-    "groups": """<div class="controls">
-<label>Group by<select id="group-level"></select></label>
-<label>Metric<select id="group-metric"></select></label>
-<label>Only rows with<input type="search" id="group-filter" autocomplete="off"></label></div>
-<div class="tall" tabindex="0" role="region" aria-label="Scores of groups">
-<table id="group-table"></table></div>
-<p id="group-note" class="note" aria-live="polite"></p>""",
-    "conditions": """<div class="controls">
-<label>Condition<select id="condition"></select></label>
-<label>Method<select id="condition-method"></select></label></div>
-<div id="condition-plot" class="plot" role="img"
-aria-label="Predicted against true values of genes"></div>
-<p id="condition-note" class="note" aria-live="polite"></p>
-<div class="tall" tabindex="0" role="region" aria-label="Strongest genes of a condition">
-<table id="condition-table"></table></div>""",
-    "genes": """<div class="controls">
-<label>Gene<input type="search" id="gene" list="gene-list" autocomplete="off"></label>
-<datalist id="gene-list"></datalist>
-<label>Method<select id="gene-method"></select></label></div>
-<div id="gene-plot" class="plot" role="img"
-aria-label="Predicted against true values of conditions"></div>
-<p id="gene-note" class="note" aria-live="polite"></p>
-<div class="tall" tabindex="0" role="region" aria-label="Conditions of a gene">
-<table id="gene-table"></table></div>""",
-}
 
 
 def report_page(
@@ -83,23 +53,25 @@ def report_page(
     """
     data = _payload(card, truth, predictions, budget=budget)
     here = files("perturbgen.evaluate")
+    controls = (here / "report.html").read_text("utf-8").rstrip().split("\n\n")
+    ranking, groups, conditions, genes = controls
     text = ScorecardText(card)
     page = Page(title, text.describe())
     page.block(f"<style>\n{(here / 'report.css').read_text('utf-8')}</style>")
     page.section("Ranking", text.headline_note())
     # A value that is broken before its interval is read as two.
     page.table(_unbroken(text.headline_records()))
-    page.block(_CONTROLS["ranking"])
+    page.block(ranking)
     page.section(
         "By cell type and compound", "Mean score of each group. A column's heading sorts by it."
     )
-    page.block(_CONTROLS["groups"])
+    page.block(groups)
     page.section("Predicted against true", _gene_note(data))
-    page.block(_CONTROLS["conditions"])
+    page.block(conditions)
     page.section(
         "Genes", "One gene over all conditions, and the conditions in which it responds most."
     )
-    page.block(_CONTROLS["genes"])
+    page.block(genes)
     if intervals:
         _calibration_section(page, truth, intervals)
     if ladder:

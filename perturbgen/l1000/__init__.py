@@ -6,12 +6,6 @@ from perturbgen.l1000.gct import write_gct
 from perturbgen.l1000.gctx import GctxFile
 from perturbgen.l1000.hdf5 import GctxWriter, write_gctx
 from perturbgen.l1000.metadata import landmarks, perturbagen_values, read_genes, read_plate
-from perturbgen.l1000.published import (
-    read_gmt,
-    read_leakproof,
-    read_leakproofs,
-    read_level5,
-    without_self,
-)
+from perturbgen.l1000.published import read_gmt, read_leakproof, read_level5, without_self
 from perturbgen.l1000.schema import level_of, unify
 from perturbgen.l1000.signatures import collapse, modz, robust_z

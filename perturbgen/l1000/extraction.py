@@ -26,15 +26,9 @@ from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
 from perturbgen.core.files import disk_errors, read_json, remove, require_writable
 from perturbgen.core.system import keep_freed_memory
-from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile
+from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile, say_repeated
 from perturbgen.l1000.growing import Growing
-from perturbgen.l1000.metadata import (
-    describe_samples,
-    join_rows,
-    read_genes,
-    read_metadata,
-    say_repeated,
-)
+from perturbgen.l1000.metadata import describe_samples, join_rows, read_genes, read_metadata
 from perturbgen.l1000.schema import level_of
 from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.readers import MANIFEST, MATRIX

@@ -211,9 +211,15 @@ def _read_header(handle: IO[str], path: Path) -> _Header:
     version = handle.readline().split("\t")[0].strip().strip('"')
     if version not in ("#1.2", "#1.3"):
         raise InputError(f"{path} begins with {version[:20]!r}", expected="#1.2 or #1.3 (GCT)")
-    sizes = _read_sizes(handle.readline(), path, 4 if version == "#1.3" else 2)
+    line, count = handle.readline(), 4 if version == "#1.3" else 2
+    sizes = [cell.strip() for cell in line.split("\t")][:count]
+    if len(sizes) < count or not all(map(str.isdigit, sizes)):
+        raise InputError(
+            f"{path}: line 2 is {line.strip()!r}",
+            expected=f"{count} whole numbers separated by tabs",
+        )
     # 1.2 has one field of the genes, Description, and none of the samples
-    genes, samples, gene_fields, sample_fields = (*sizes, 1, 0)[:4]
+    genes, samples, gene_fields, sample_fields = (*map(int, sizes), 1, 0)[:4]
     names = [name.strip() for name in handle.readline().rstrip("\r\n").split("\t")]
     while len(names) > 1 + gene_fields + samples and not names[-1]:
         names.pop()
@@ -233,17 +239,6 @@ def _read_header(handle: IO[str], path: Path) -> _Header:
         # what lies between, na or -666, fills the columns of the gene fields
         fields[cells[0].strip()] = cells[first : len(names)]
     return _Header(version, genes, names[first:], names[1:first], fields, 3 + sample_fields)
-
-
-def _read_sizes(line: str, path: Path, count: int) -> list[int]:
-    """The numbers of line 2."""
-    cells = [cell.strip() for cell in line.split("\t")]
-    if len(cells) < count or not all(cell.isdigit() for cell in cells[:count]):
-        raise InputError(
-            f"{path}: line 2 is {line.strip()!r}",
-            expected=f"{count} whole numbers separated by tabs",
-        )
-    return [int(cell) for cell in cells[:count]]
 
 
 def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:

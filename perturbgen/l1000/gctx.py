@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
@@ -20,7 +22,6 @@ from perturbgen.l1000.hdf5 import Axis, Hdf5Matrix, runs
 from perturbgen.l1000.schema import decode
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from anndata import AnnData
 
 BLOCK_BYTES: Final = 32 << 20
@@ -70,8 +71,6 @@ class GctxFile:
 
     def arrow_samples(self) -> pa.Array:
         """The sample ids in Arrow's compact form, decoded part by part."""
-        import pyarrow as pa
-
         raw = self.backend.raw_ids("samples")
         starts = range(0, len(raw), _IDS_AT_ONCE)
         parts = [pa.array(_decode_ids(raw[i : i + _IDS_AT_ONCE]), pa.string()) for i in starts]
@@ -231,6 +230,12 @@ class GctxFile:
 def _decode_ids(values: np.ndarray) -> list[str]:
     """Ids as text, otherwise untouched: ``LJP005_A375_24H:DMSO:-666`` keeps its -666."""
     return [decode(value).strip() for value in values.tolist()]
+
+
+def say_repeated(ids: pa.Array, what: str) -> str:
+    """How many ids occur more than once, and which."""
+    twice = [row["values"].as_py() for row in pc.value_counts(ids) if row["counts"].as_py() > 1]
+    return f"{len(twice):,} {what} occur more than once: {shorten(twice)}"
 
 
 def _open_backend(path: Path, *, transposed: bool = False) -> GctText | Hdf5Matrix:

@@ -64,12 +64,10 @@ class Hdf5Matrix:
     def find_matrix(self) -> h5py.Dataset:
         """The matrix and both id lists are there and numeric."""
         wanted = [_MATRIX, *(f"{group}/id" for group in _GROUPS.values())]
-        missing = [
-            f"/{name}" for name in wanted if not isinstance(self.file.get(name), h5py.Dataset)
-        ]
-        if missing:
+        absent = [f"/{n}" for n in wanted if not isinstance(self.file.get(n), h5py.Dataset)]
+        if absent:
             raise InputError(
-                f"{self.path} is HDF5 but no complete GCTX: it lacks {', '.join(missing)}",
+                f"{self.path} is HDF5 but no complete GCTX: it lacks {', '.join(absent)}",
                 expected="/0/DATA/0/matrix, /0/META/ROW/id and /0/META/COL/id",
                 cause="a file of metadata or of values only, or HDF5 of another kind (h5ad, loom)",
             )

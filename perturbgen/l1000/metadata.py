@@ -20,7 +20,7 @@ import pyarrow.csv as pacsv
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.l1000.gctx import GctxFile
+from perturbgen.l1000.gctx import GctxFile, say_repeated
 from perturbgen.l1000.schema import COLUMNS, core_id, decode, level_of, unify, without_missing
 
 if TYPE_CHECKING:
@@ -117,12 +117,6 @@ def read_metadata(path: str | Path) -> _Table:
     signatures = column == _SIGNATURE_ID or level_of(first) == "signatures"
     table = unify(arrow.drop_columns([column]).to_pandas())
     return _Table(Path(path), "signatures" if signatures else "samples", ids, table)
-
-
-def say_repeated(ids: pa.Array, what: str) -> str:
-    """How many ids occur more than once, and which."""
-    twice = [row["values"].as_py() for row in pc.value_counts(ids) if row["counts"].as_py() > 1]
-    return f"{len(twice):,} {what} occur more than once: {shorten(twice)}"
 
 
 def perturbagen_values(path: str | Path, column: str) -> pd.Series:

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
-from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.files import require_file
 from perturbgen.l1000.metadata import read_metadata
 
 if TYPE_CHECKING:
@@ -100,12 +100,6 @@ def read_leakproof(path: str | Path) -> _LeakProof:
         ) from error
     _check_leaks(found, path)
     return found
-
-
-def read_leakproofs(folder: str | Path) -> list[_LeakProof]:
-    """All splits of a folder, by name."""
-    splits = [read_leakproof(path) for path in require_folder(folder).glob("*.json")]
-    return sorted(splits, key=lambda split: split.name)
 
 
 def _check_leaks(split: _LeakProof, path: Path) -> None:

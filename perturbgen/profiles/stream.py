@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -32,13 +32,7 @@ _ROWS = 4096  # rows of parquet read at a time
 _MISSING = frozenset(["", "na", "n/a", "nan", "-nan", "none", "null"])  # in any case
 
 _Batch = tuple[np.ndarray, np.ndarray]  # ids (rows,) and float32 values (rows, features)
-
-
-class _Embeddings(NamedTuple):
-    """The features of a table of embeddings, and its rows in batches."""
-
-    features: list[str]
-    batches: Iterator[_Batch]
+_Embeddings = tuple[list[str], Iterator[_Batch]]  # the features, and the rows in batches
 
 
 @dataclass(frozen=True)
@@ -50,10 +44,7 @@ class Orphans:
 
 
 def _read_embeddings(paths: Sequence[Path], *, key: str) -> _Embeddings:
-    """A csv(.gz), or parquet files with the same columns; ``key`` is the column of ids.
-
-    All other columns are numbers. Memory is that of a few blocks.
-    """
+    """A csv(.gz), or parquet files with the same columns, all but the ids' ``key`` numbers."""
     if not paths:
         raise InputError("no file of embeddings", expected="one or more")
     if paths[0].suffix == ".parquet":
@@ -79,7 +70,7 @@ def _read_csv(path: Path, *, key: str) -> _Embeddings:
             # left is read by Python, which either can or names the place.
             yield from _read_slowly(path, header, key, rows)
 
-    return _Embeddings(features, batches())
+    return features, batches()
 
 
 def _open_csv(path: Path, header: Sequence[str], key: str) -> pc.CSVStreamingReader:
@@ -169,7 +160,7 @@ def _read_parquet(paths: Sequence[Path], *, key: str) -> _Embeddings:
                 for batch in file.iter_batches(batch_size=_ROWS, columns=[key, *features]):
                     yield _as_arrays(batch, key, features)
 
-    return _Embeddings(features, batches())
+    return features, batches()
 
 
 def _feature_columns(header: Sequence[str], key: str, path: Path) -> list[str]:
@@ -202,7 +193,7 @@ def stream_profiles(
     Rows and labels without a partner are left out, said in the log and returned. Memory is that of
     a batch, the labels and the ids; values go to disk as they are read.
     """
-    embeddings = _read_embeddings(files, key=key)
+    features, batches = _read_embeddings(files, key=key)
     Profiles.require_replaceable(out)
     require_unique(meta[key], key, f"{where} (metadata)")
     # the labels fit into memory, the values need not: each row finds its labels as it comes
@@ -212,8 +203,8 @@ def stream_profiles(
     with atomic_path(out) as part, progress("embeddings", len(meta)) as tick:
         part.mkdir()
         with open(part / VALUES, "wb") as file:
-            _write_header(file, 0, len(embeddings.features))
-            for ids, values in embeddings.batches:
+            _write_header(file, 0, len(features))
+            for ids, values in batches:
                 found = np.array([place.get(name, -1) for name in ids], np.int64)
                 joined = found >= 0
                 file.write(np.ascontiguousarray(values if joined.all() else values[joined]).data)
@@ -224,10 +215,10 @@ def stream_profiles(
             rows = np.concatenate(positions) if positions else np.empty(0, np.int64)
             # only now is it known how many rows there are; numpy pads the header for that
             file.seek(0)
-            _write_header(file, len(rows), len(embeddings.features))
+            _write_header(file, len(rows), len(features))
         _check_joined(rows, meta[key], stray, total, where)
         meta.iloc[rows].to_parquet(part / META, index=False)
-        (part / FEATURES).write_text(json.dumps(embeddings.features))
+        (part / FEATURES).write_text(json.dumps(features))
     absent = np.ones(len(meta), bool)
     absent[rows] = False
     orphans = Orphans(tuple(stray), tuple(meta[key][absent]))

@@ -13,7 +13,7 @@ from perturbgen.profiles.stream import _read_embeddings, stream_profiles
 
 
 def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    ids, values = zip(*_read_embeddings([path], key="site_id").batches, strict=True)
+    ids, values = zip(*_read_embeddings([path], key="site_id")[1], strict=True)
     return np.concatenate(ids), np.concatenate(values)
 
 

@@ -14,7 +14,7 @@ from perturbgen.l1000 import (
     extract,
     modz,
     read_gmt,
-    read_leakproofs,
+    read_leakproof,
     read_level5,
     read_plate,
     unify,
@@ -207,7 +207,7 @@ def test_level_5_signatures(l1000: Path) -> None:
 
 
 def test_the_25_leak_proof_splits_do_not_leak(l1000: Path) -> None:
-    splits = read_leakproofs(l1000 / "leakproof")
+    splits = [read_leakproof(path) for path in sorted((l1000 / "leakproof").glob("*.json"))]
     assert len(splits) == 25
     assert len({split.name for split in splits}) == 25
     assert all(len(split.folds) == 5 for split in splits)

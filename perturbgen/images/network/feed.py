@@ -17,6 +17,7 @@ from torch import Tensor
 from perturbgen.core.errors import SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network.fields import Fields, Vocabulary
+from perturbgen.images.network.settings import ImageSettings
 
 Kind = tuple[int, int, str]  # height, width, depth: 512, 512, uint8
 
@@ -49,23 +50,17 @@ class ImageFeed:
         self,
         fields: Fields,
         vocabulary: Vocabulary,
-        size: int,
+        settings: ImageSettings,
         *,
-        seed: int,
-        one_experiment: bool = True,
-        shrink: int = 1,
-        standardise: bool = False,
         kind: Kind | None = None,
-        workers: int = 2,
-        ahead: int = 2,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.fields, self.vocabulary, self.size, self.seed = fields, vocabulary, size, seed
-        self.shrink, self.standardise, self.kind = shrink, standardise, kind
-        self.workers, self.ahead, self.device = workers, ahead, torch.device(device)
+        self.fields, self.vocabulary, self.settings = fields, vocabulary, settings
+        self.kind, self.device = kind, torch.device(device)
         self.codes = vocabulary.codes(fields.table)
         self.experiment = pd.factorize(fields.table["experiment"], sort=True)[0]
-        self.group = self.experiment if one_experiment else np.zeros(len(fields), np.int64)
+        mixed = not settings.training.one_experiment
+        self.group = np.zeros(len(fields), np.int64) if mixed else self.experiment
         self._sizes = [len(rows) for rows in self.plan(0)]
 
     def __len__(self) -> int:
@@ -74,7 +69,7 @@ class ImageFeed:
     def plan(self, epoch: int) -> list[np.ndarray]:
         """The fields of each batch of an epoch."""
         # by the epoch alone, so that a resumed run goes on with the same batches
-        rng = np.random.default_rng([self.seed, epoch])
+        rng = np.random.default_rng([self.settings.seed, epoch])
         batches = self._batches(self.group, rng)
         return [batches[i] for i in rng.permutation(len(batches))]
 
@@ -86,8 +81,13 @@ class ImageFeed:
         """
         if not len(group):
             return []
+        size = self.settings.training.batch_size
         groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-        return [part for rows in groups for part in _equal_parts(rng.permutation(rows), self.size)]
+        return [
+            part
+            for rows in groups
+            for part in np.array_split(rng.permutation(rows), -(-len(rows) // size))
+        ]
 
     def steps(self, ranks: int) -> int:
         """Batches of an epoch; each process has its share of every one."""
@@ -111,7 +111,7 @@ class ImageFeed:
 
     def by_experiment(self) -> list[list[np.ndarray]]:
         """The fields of the batches of each experiment, in an order that no label decides."""
-        rng = np.random.default_rng(self.seed)
+        rng = np.random.default_rng(self.settings.seed)
         found: dict[int, list[np.ndarray]] = {}
         for rows in self._batches(self.experiment, rng):
             found.setdefault(self.experiment[rows[0]], []).append(rows)
@@ -124,7 +124,8 @@ class ImageFeed:
 
     def stream(self, plan: Sequence[np.ndarray]) -> Iterator[ImageBatch]:
         """Batches of these fields, decoded ahead."""
-        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="decode")
+        workers, ahead = self.settings.data.workers, self.settings.data.ahead
+        pool = ThreadPoolExecutor(workers, thread_name_prefix="decode")
         coming: deque[tuple[np.ndarray, list[Any]]] = deque()
         waiting = iter(plan)
 
@@ -133,7 +134,7 @@ class ImageFeed:
                 coming.append((rows, [pool.submit(self.read, int(i)) for i in rows]))
 
         try:
-            ask(self.ahead)
+            ask(ahead)
             while coming:
                 rows, futures = coming.popleft()
                 batch = self._batch(rows, [future.result() for future in futures])
@@ -155,8 +156,9 @@ class ImageFeed:
                 cause=_MIXED,
             )
         bright = pixels.astype(np.float32) / np.float32(_FULL[pixels.dtype])
-        small = bright if self.shrink == 1 else _mean_of_squares(bright, self.shrink)
-        return _standardised(small) if self.standardise else small
+        data = self.settings.data
+        small = bright if data.shrink == 1 else _mean_of_squares(bright, data.shrink)
+        return _standardised(small) if data.standardise else small
 
     def _batch(self, rows: np.ndarray, images: list[np.ndarray]) -> ImageBatch:
         """The decoded fields with their labels."""
@@ -197,11 +199,6 @@ def _standardised(image: np.ndarray) -> np.ndarray:
     away = image - image.mean(axis=(1, 2), keepdims=True)
     spread = away.std(axis=(1, 2), keepdims=True)
     return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
-
-
-def _equal_parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Equal parts of at most ``size``."""
-    return np.array_split(rows, -(-len(rows) // size))
 
 
 def _mean_of_squares(image: np.ndarray, factor: int) -> np.ndarray:

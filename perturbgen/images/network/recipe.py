@@ -74,7 +74,10 @@ class ImageRun(Trained[ImageSettings, "ImageClassifier", _ImageCard]):
                 f"images whose labels are {fields.label}",
                 expected=f"{self.card.label}, which {self.path} tells apart",
             )
-        return _image_feed(fields, self.settings, self.card, device=str(self.model.weights.device))
+        from perturbgen.images.network.feed import ImageFeed
+
+        words, device = self.card.vocabulary(), self.model.weights.device
+        return ImageFeed(fields, words, self.settings, kind=self.card.image, device=device)
 
     def untrained(self) -> ImageRun:
         """The same network with the weights it began with."""
@@ -129,13 +132,15 @@ class _ImageRecipe(Recipe[ImageSettings, Fields, _ImageCard, ImageRun]):
     def assemble(
         self, run: Path, settings: ImageSettings, data: Fields, fabric: Fabric
     ) -> Training:
+        from perturbgen.images.network.feed import ImageFeed
         from perturbgen.images.network.predict import Predictions
         from perturbgen.train.loop import Training
         from perturbgen.train.settings import adamw
 
         card, rates = _ImageCard.read(run), settings.training
+        words, device = card.vocabulary(), fabric.device
         train, validation = (
-            _image_feed(data.part(part), settings, card, device=str(fabric.device))
+            ImageFeed(data.part(part), words, settings, kind=card.image, device=device)
             for part in ("train", "validation")
         )
         model = _network_of(settings, card, train)
@@ -199,7 +204,7 @@ def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCar
             expected="two or more",
             fix="a larger training.batch_size, or training.one_experiment = false",
         )
-    height, width = (size // train.shrink for size in card.image[:2])
+    height, width = (size // train.settings.data.shrink for size in card.image[:2])
     # in training the normalisation would learn from these zeros
     model.eval()
     images, cells = torch.zeros(2, len(card.channels), height, width), torch.tensor([0, 0])
@@ -212,28 +217,6 @@ def _require_trainable(model: ImageClassifier, train: ImageFeed, card: _ImageCar
             fix="a smaller data.shrink, fewer model.widths, or another model.backbone",
         ) from None
     model.train()
-
-
-def _image_feed(
-    fields: Fields, settings: ImageSettings, card: _ImageCard, *, device: str
-) -> ImageFeed:
-    """Fields as a run's settings want them read."""
-    from perturbgen.images.network.feed import ImageFeed
-
-    data, training = settings.data, settings.training
-    return ImageFeed(
-        fields,
-        card.vocabulary(),
-        training.batch_size,
-        seed=settings.seed,
-        one_experiment=training.one_experiment,
-        shrink=data.shrink,
-        standardise=data.standardise,
-        kind=card.image,
-        workers=data.workers,
-        ahead=data.ahead,
-        device=device,
-    )
 
 
 def _network_of(

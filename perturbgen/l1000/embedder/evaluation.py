@@ -95,8 +95,8 @@ class Judged:
         table: EmbedProfiles,
         *,
         seed: int,
-        plate: str | None,
-        well: str | None,
+        plate: str,
+        well: str,
         probes: Sequence[str] = (),
     ) -> Judged:
         """Rank the profiles by every method, and by linear rivals.
@@ -222,7 +222,7 @@ def probe_inputs(methods: Sequence[Rival]) -> dict[str, np.ndarray]:
     }
 
 
-def _known(column: str | None, labels: pd.DataFrame) -> str | None:
+def _known(column: str, labels: pd.DataFrame) -> str | None:
     """A column that says something: it is there, and not the same everywhere."""
     return column if column in labels and labels[column].nunique() > 1 else None
 

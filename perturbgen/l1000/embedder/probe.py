@@ -57,12 +57,10 @@ class ProbeTask:
     ) -> ProbeTask:
         """Profiles whose class is known and is in two groups at least; of many, a random part."""
         require_columns(samples, [column], "the table of samples")
-        classes, groups = samples[column].astype(object), samples[group].astype(object)
-        told = classes.notna() & (classes.astype(str).str.strip() != "") & groups.notna()
+        table = samples[[column, group]].astype(object).set_axis(["class", "group"], axis=1)
+        told = table.notna().all(axis=1) & table["class"].astype(str).str.strip().ne("")
         rows = np.sort(rng.permutation(np.flatnonzero(told.to_numpy()))[:most])
-        table = pd.DataFrame(
-            {"class": classes.iloc[rows].astype(str), "group": groups.iloc[rows].astype(str)}
-        )
+        table = table.iloc[rows].astype(str)
         spread = table.groupby("class")["group"].nunique()
         kept = table["class"].isin(spread.index[spread >= 2]).to_numpy()
         if table["class"][kept].nunique() < 2:

@@ -17,10 +17,10 @@ from PIL import Image
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network import feed as feeding
-from perturbgen.images.network.feed import ImageFeed, _equal_parts, _mean_of_squares
+from perturbgen.images.network.feed import ImageFeed, _mean_of_squares
 from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import _augmented, _turned
-from perturbgen.images.network.settings import AugmentSettings, ImageData
+from perturbgen.images.network.settings import AugmentSettings, ImageData, ImageSettings
 from perturbgen.nn.layers import Draws
 
 WORDS = Vocabulary(tuple(range(8)), ("HUVEC", "RPE"), ("HUVEC-01", "RPE-01"))
@@ -31,8 +31,10 @@ def fields(plates: Path) -> Fields:
     return Fields.read(ImageData(path=plates))
 
 
-def make(fields: Fields, **options: object) -> ImageFeed:
-    return ImageFeed(fields, WORDS, 7, **{"seed": 3, **options})  # type: ignore[arg-type]
+def make(fields: Fields, *, ahead: int = 2, one_experiment: bool = True) -> ImageFeed:
+    training = {"batch_size": 7, "one_experiment": one_experiment}
+    values = {"seed": 3, "data": {"path": ".", "ahead": ahead}, "training": training}
+    return ImageFeed(fields, WORDS, ImageSettings.model_validate(values))
 
 
 def test_an_epoch_reads_every_image_once_and_not_on_this_thread(
@@ -92,7 +94,6 @@ def test_mixed_batches_mix_and_parts_are_equal(fields: Fields) -> None:
     assert np.mean(mixed) > 2
     sizes = {len(rows) for rows in make(fields, one_experiment=False).plan(0)}
     assert max(sizes) - min(sizes) <= 1
-    assert [len(part) for part in _equal_parts(np.arange(17), 8)] == [6, 6, 5]
 
 
 def test_the_order_is_that_of_seed_and_epoch_and_can_be_entered_anywhere(fields: Fields) -> None:

@@ -16,11 +16,11 @@ import torch
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.images.network import IMAGES
 from perturbgen.images.network.evaluate import embed_run, evaluate_run
-from perturbgen.images.network.feed import ImageBatch
+from perturbgen.images.network.feed import ImageBatch, ImageFeed
 from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import ImageClassifier
 from perturbgen.images.network.predict import Predictions
-from perturbgen.images.network.recipe import _balanced, _image_feed, _ImageCard, _network_of
+from perturbgen.images.network.recipe import _balanced, _ImageCard, _network_of
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
 from perturbgen.train.card import load_state
@@ -164,7 +164,8 @@ def test_starting_from_a_run_begins_with_its_weights(
     assert card.classes == _ImageCard.read(trained).classes
     assert card.cells == ("HUVEC", "RPE")
     assert card.experiments == ("RPE-01",)
-    feed = _image_feed(Fields.read(tuned.data).part("train"), tuned, card, device="cpu")
+    fields = Fields.read(tuned.data).part("train")
+    feed = ImageFeed(fields, card.vocabulary(), tuned, kind=card.image)
     model = _network_of(tuned, card, feed)
     best = load_state(trained, "best")["model"]
     assert all(
