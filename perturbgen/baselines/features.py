@@ -172,12 +172,9 @@ class TargetEncoding:
         keys = [(cell, self.folds[d] if (cell, d) in trained else -1) for cell, d in wanted.index]
         distinct = sorted(set(keys))
         fold_of_row = np.array([self.folds[d] for d in self.rows.compounds])
-        members = [
-            (self.rows.cell_types == cell) & (fold_of_row != fold) for cell, fold in distinct
-        ]
-        return self._encode([np.flatnonzero(rows) for rows in members])[
-            [distinct.index(key) for key in keys]
-        ]
+        cells = self.rows.cell_types
+        members = [np.flatnonzero((cells == c) & (fold_of_row != fold)) for c, fold in distinct]
+        return self._encode(members)[[distinct.index(key) for key in keys]]
 
     def counts(self, wanted: ConditionList) -> np.ndarray:
         """How many rows (conditions, 1) describe the compound, as log(1 + n)."""
