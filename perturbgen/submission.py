@@ -24,7 +24,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError, shorten, suggest
 from perturbgen.core.files import atomic_path, check_output, require_file
-from perturbgen.core.tables import open_h5ad, read_frame, require_columns
+from perturbgen.core.tables import open_h5ad, read_frame, require_columns, with_compound
 
 _log = logging.getLogger(__name__)
 
@@ -231,7 +231,7 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
 def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
     """Predictions indexed by (cell_type, sm_name), whichever way these are given."""
     names = {"compound": "sm_name"}
-    table = predictions.rename(columns=names) if "compound" in predictions else predictions
+    table = with_compound(predictions, "the table of predictions").rename(columns=names)
     if set(_KEY) <= set(table.columns):
         return table.set_index(_KEY).drop(columns="id", errors="ignore")
     levels = [names.get(str(name), str(name)) for name in table.index.names]

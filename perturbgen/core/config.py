@@ -70,7 +70,10 @@ def merge(*layers: Mapping[str, Any] | Path | str) -> dict[str, Any]:
     """Nested dictionaries, TOML files and ``a.b=value`` overrides joined, the last one winning."""
     found: dict[str, Any] = {}
     for layer in layers:
-        given = layer if isinstance(layer, Mapping) else _read_layer(layer)
+        if isinstance(layer, str):
+            given: Mapping[str, Any] = _parse_override(layer)
+        else:
+            given = _read_toml(layer) if isinstance(layer, Path) else layer
         nested = {
             key: merge(found[key], value)
             for key, value in given.items()
@@ -78,10 +81,6 @@ def merge(*layers: Mapping[str, Any] | Path | str) -> dict[str, Any]:
         }
         found = {**found, **given, **nested}
     return found
-
-
-def _read_layer(layer: Path | str) -> dict[str, Any]:
-    return _read_toml(layer) if isinstance(layer, Path) else _parse_override(layer)
 
 
 def _parse_override(text: str) -> dict[str, Any]:

@@ -68,6 +68,14 @@ class _Resident(Protocol):
     def sparse(self, rows: IntArray) -> SparseRows:
         """Their non-zeros."""
 
+    def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
+        """A permutation, or the stored order."""
+        return np.arange(n) if rng is None else rng.permutation(n)
+
+    def parts(self, rows: IntArray, size: int, first: int) -> Iterator[tuple[_Resident, IntArray]]:
+        """One part: everything is at hand."""
+        yield self, rows[first:]
+
 
 class Backing(Protocol):
     """Where the rows of a store live."""
@@ -90,7 +98,7 @@ class Backing(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class MemoryBacking:
+class MemoryBacking(_Resident):
     """CSR of raw counts (cells, genes) in the smallest types that hold it."""
 
     values: _Array  # uint16 or int32 (non-zeros,)
@@ -124,16 +132,6 @@ class MemoryBacking:
         import torch
 
         return torch.device("cpu")
-
-    def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
-        """A permutation, or the stored order."""
-        return np.arange(n) if rng is None else rng.permutation(n)
-
-    def parts(
-        self, rows: IntArray, size: int, first: int
-    ) -> Iterator[tuple[MemoryBacking, IntArray]]:
-        """One part: everything is at hand."""
-        yield self, rows[first:]
 
     def to(self, device: torch.device) -> Backing:
         """Itself on the CPU, otherwise a copy on the device."""
@@ -187,7 +185,7 @@ class MemoryBacking:
 
 
 @dataclass(frozen=True, eq=False)
-class _DeviceBacking:
+class _DeviceBacking(_Resident):
     """CSR of raw counts (cells, genes) as tensors of one device: 8 bytes a non-zero."""
 
     values: torch.Tensor  # float32 (non-zeros,)
@@ -200,16 +198,6 @@ class _DeviceBacking:
     def device(self) -> torch.device:
         """Where the counts live."""
         return self.values.device
-
-    def order(self, n: int, size: int, rng: np.random.Generator | None) -> IntArray:
-        """A permutation, or the stored order."""
-        return self.memory.order(n, size, rng)
-
-    def parts(
-        self, rows: IntArray, size: int, first: int
-    ) -> Iterator[tuple[_DeviceBacking, IntArray]]:
-        """One part: everything is at hand."""
-        yield self, rows[first:]
 
     def to(self, device: torch.device) -> Backing:
         """The same rows elsewhere."""

@@ -11,6 +11,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten, suggest
+from perturbgen.data import complete
 from perturbgen.de.counts import Inputs, filter_by_expr
 from perturbgen.de.design import Design
 
@@ -119,17 +120,7 @@ class Question:
 
 def _text_column(obs: pd.DataFrame, name: str, role: str) -> pd.Series:
     """A column of obs as text, without missing values; categories keep their order."""
-    if name not in obs.columns:
-        known = [str(c) for c in obs.columns]
-        raise SchemaError(f"obs has no column {name!r} ({role})", fix=suggest(str(name), known))
-    values = obs[name]
-    absent = values.isna()
-    if absent.any():
-        raise SchemaError(
-            f"{role} {name!r} is missing in {int(absent.sum())} samples: "
-            f"{shorten(obs.index[absent])}",
-            fix="fill the values in or drop those samples",
-        )
+    values = complete(obs, name, role, rows="samples")
     if isinstance(values.dtype, pd.CategoricalDtype):
         used = values.cat.remove_unused_categories()
         return used.cat.rename_categories([str(c) for c in used.cat.categories])

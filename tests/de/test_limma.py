@@ -245,7 +245,7 @@ BAD: dict[
         lambda c: (c.counts, c.obs),
         {"group": "drug"},
         SchemaError,
-        "no column 'drug'",
+        "group 'drug': obs has no such column",
     ),
     "missing group": (
         lambda c: (c.counts, change(c.obs, "s4", "compound", None)),
