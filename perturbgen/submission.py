@@ -24,7 +24,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError, shorten, suggest
 from perturbgen.core.files import atomic_path, check_output, require_file
-from perturbgen.core.tables import open_h5ad, read_frame, require_columns
+from perturbgen.core.tables import open_h5ad, read_frame, require_columns, with_compound
 
 _log = logging.getLogger(__name__)
 
@@ -209,8 +209,8 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
     extra_rows, extra_columns = rows.difference(wanted), columns.difference(pd.Index(genes))
     for extra, what in ((_condition_names(extra_rows), "conditions"), (extra_columns, "columns")):
         if len(extra):
-            dropped = f"{len(extra)} {what} that the submission does not have"
-            _log.info("dropped %s: %s", dropped, shorten(extra, 3))
+            told = "dropped %d %s that the submission does not have: %s"
+            _log.info(told, len(extra), what, shorten(extra, 3))
     # By label, never by position: rows and genes of a table may be in any order.
     chosen = table.loc[wanted, list(genes)]
     text = [str(name) for name, kind in chosen.dtypes.items() if kind.kind not in "fiub"]
@@ -231,7 +231,7 @@ def _arrange(predictions: pd.DataFrame, ids: pd.DataFrame, genes: Sequence[str])
 def _by_condition(predictions: pd.DataFrame) -> pd.DataFrame:
     """Predictions indexed by (cell_type, sm_name), whichever way these are given."""
     names = {"compound": "sm_name"}
-    table = predictions.rename(columns=names) if "compound" in predictions else predictions
+    table = with_compound(predictions, "the table of predictions").rename(columns=names)
     if set(_KEY) <= set(table.columns):
         return table.set_index(_KEY).drop(columns="id", errors="ignore")
     levels = [names.get(str(name), str(name)) for name in table.index.names]
@@ -266,18 +266,17 @@ def _check_csv(path: Path, ids: pd.DataFrame, genes: Sequence[str]) -> list[Find
     with path.open(newline="", encoding="utf-8", errors="replace") as handle:
         reader = csv.reader(handle)
         header = next(reader, [])
-        if not header or header[0] != "id":
+        if header[:1] != ["id"]:
             findings.append(_wrong("the first column is not 'id'", 1, "".join(header[:1])))
         else:
             findings += _gene_findings(header[1:], genes)
         for row in reader:
             found.append(row[0] if row else "")
             place = _name_row(len(found), found[-1])
-            if len(row) != len(header):
-                what = f"{len(row)} fields, the header has {len(header)}"
-                findings.append(_wrong(what, place))
-            else:
+            if len(row) == len(header):
                 findings += _field_findings(row[1:], place, header[1:])
+            else:
+                findings.append(_wrong(f"{len(row)} fields, the header has {len(header)}", place))
     return _id_findings(found, ids) + findings
 
 
@@ -327,10 +326,14 @@ def _gene_findings(found: Sequence[str], genes: Sequence[str]) -> list[Finding]:
     findings += [_wrong("gene occurs twice", "", gene) for gene in twice]
     # The order says something only where the genes are the right ones.
     if not findings and list(found) != list(genes):
-        at = next(i for i, pair in enumerate(zip(found, genes, strict=True)) if pair[0] != pair[1])
+        at = _first_difference(found, genes)
         what = f"genes are in another order: here should be {genes[at]}"
         findings = [_wrong(what, "", found[at])]
     return findings
+
+
+def _first_difference(found: Sequence[str], wanted: Sequence[str]) -> int:
+    return next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if len({*pair}) > 1)
 
 
 def _id_findings(found: Sequence[str], ids: pd.DataFrame) -> list[Finding]:
@@ -343,16 +346,13 @@ def _id_findings(found: Sequence[str], ids: pd.DataFrame) -> list[Finding]:
         elif name not in ids.index:
             findings.append(_wrong(f"id {name} is not in id_map", _name_row(i, name), "id"))
     index = pd.Index(found)
-    findings += [
-        _wrong(f"id {name} occurs twice", "", "id")
-        for name in index[index.duplicated()].unique()
-        if name in ids.index
-    ]
+    twice = index[index.duplicated() & index.isin(ids.index)].unique()
+    findings += [_wrong(f"id {name} occurs twice", "", "id") for name in twice]
     for name in pd.Index(wanted).difference(index, sort=False):
         kind, compound = ids.loc[name, _KEY]
         findings.append(_wrong(f"id {name} is missing: {kind} | {compound}", "", "id"))
     if not findings and list(found) != wanted:
-        at = next(i for i, pair in enumerate(zip(found, wanted, strict=True)) if pair[0] != pair[1])
+        at = _first_difference(found, wanted)
         what = f"ids are in another order: here should be {wanted[at]}"
         findings = [_wrong(what, _name_row(at + 1, found[at]), "id")]
     return findings
@@ -390,11 +390,8 @@ def _value_findings(
     bad = ~(np.abs(values) <= np.finfo(np.float32).max)
     for i, j in np.argwhere(bad).tolist():
         value = values[i, j]
-        if np.isnan(value):
-            what = "NaN"
-        else:
-            what = "infinite" if np.isinf(value) else f"{value:g}, too large for float32"
-        findings.append(_wrong(what, rows[i], columns[j]))
+        large = "infinite" if np.isinf(value) else f"{value:g}, too large for float32"
+        findings.append(_wrong("NaN" if np.isnan(value) else large, rows[i], columns[j]))
     odd = ~bad & (np.abs(values) > _PLAUSIBLE)
     for i in np.flatnonzero(odd.any(axis=1)).tolist():
         j = int(np.argmax(np.where(odd[i], np.abs(values[i]), 0)))

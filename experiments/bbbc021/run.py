@@ -119,8 +119,8 @@ def golden_table(wells: Profiles, seed: int) -> list[dict[str, Any]]:
                 "NSC (mean)": str(Matching.nsc(mean)),
                 "NSCB (mean)": str(Matching.nscb(mean)),
                 "5 folds": str(Matching.by("k-fold", median, folds[:, None] != folds[None])),
-                "week from DMSO": week.after,
-                "variance between weeks": week.variance_after,
+                "week from DMSO": week.loc["after", "nearest neighbours"],
+                "variance between weeks": week.loc["after", "variance between"],
             }
         )
     return rows

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 
 import numpy as np
 import pandas as pd
+import typer
 from pydantic import Field
 
 from perturbgen.core.config import Settings, merge
@@ -31,6 +32,18 @@ log = logging.getLogger("perturbgen.experiments.op3")
 
 LABELS: Final = {"nbvae": "cNB-VAE", "dgd": "cDGD"}
 METRIC: Final = "mean_rowwise_rmse"
+
+# The options that both forms of the road take.
+Config = Annotated[Path, typer.Option(help="Configuration file.")]
+Overrides = Annotated[list[str] | None, typer.Option("--set", help="Override a key: seed=3")]
+Simulated = Annotated[
+    str | None, typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3.")
+]
+Out = Annotated[Path, typer.Option(help="Where all is written; trained runs there are taken.")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 class ChallengeSettings(Settings):

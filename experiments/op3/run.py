@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 
 sys.path.insert(0, str(Path(__file__).parent))
-from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
+import road
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say
@@ -41,21 +41,12 @@ def main(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of the competition's files.")
     ] = None,
-    config: Annotated[Path, typer.Option(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: seed=3")
-    ] = None,
-    simulated: Annotated[
-        str | None,
-        typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3."),
-    ] = None,
-    out: Annotated[
-        Path, typer.Option(help="Where all is written; trained runs there are taken.")
-    ] = Path("runs/op3"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    config: road.Config = HERE / "config.toml",
+    overrides: road.Overrides = None,
+    simulated: road.Simulated = None,
+    out: road.Out = Path("runs/op3"),
+    dry_run: road.DryRun = False,
+    as_json: road.AsJson = False,
 ) -> None:
     """Ingest, train twice (once to calibrate), predict, submit, check; score where the answer is
     known.
@@ -64,22 +55,22 @@ def main(
     """
     from perturbgen.simulate import simulate
 
-    settings = ChallengeSettings.load(config, overrides=overrides or [])
+    settings = road.ChallengeSettings.load(config, overrides=overrides or [])
     if dry_run:
         say(settings.to_toml())
         return
     made = None if simulated is None else out / f"competition-{simulated}-s{settings.seed}"
-    folder = find_folder(
+    folder = road.find_folder(
         folder,
         made,
         lambda path: simulate(str(simulated), seed=settings.seed, out=path),
         FILES,
         fix=WHERE,
     )
-    follow(read_challenge(folder, out), settings, out / "submission.csv", as_json=as_json)
+    road.follow(read_challenge(folder, out), settings, out / "submission.csv", as_json=as_json)
 
 
-def read_challenge(folder: Path, out: Path) -> Challenge:
+def read_challenge(folder: Path, out: Path) -> road.Challenge:
     """Everything the folder holds; the cells are written as an h5ad file once, which runs are
     trained from.
     """
@@ -87,16 +78,18 @@ def read_challenge(folder: Path, out: Path) -> Challenge:
     from perturbgen.submission import submission_genes
 
     path = out / f"counts-{file_hash(folder / COUNTS).removeprefix('sha256:')[:12]}.h5ad"
-    cells = read_h5ad(path) if path.exists() else read_competition(folder)
-    if not path.exists():
+    if path.exists():
+        cells = read_h5ad(path)
+    else:
+        cells = read_competition(folder)
         validate(cells)
         write_h5ad(cells, path)
     truth = folder / "de_truth.parquet"
-    return Challenge(
+    return road.Challenge(
         cells=cells,
         path=path,
         measured=read_de(folder),
-        ids=read_ids(folder),
+        ids=road.read_ids(folder),
         genes=submission_genes(folder / "sample_submission.csv"),
         truth=read_de(truth) if truth.exists() else None,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "op3"))
-from road import Challenge, ChallengeSettings, find_folder, follow, read_ids
+import road
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say
@@ -42,24 +42,15 @@ def main(
     folder: Annotated[
         Path | None, typer.Argument(help="Folder of the Open Problems files.")
     ] = None,
-    config: Annotated[Path, typer.Option(help="Configuration file.")] = HERE / "config.toml",
-    overrides: Annotated[
-        list[str] | None, typer.Option("--set", help="Override a key: seed=3")
-    ] = None,
-    simulated: Annotated[
-        str | None,
-        typer.Option(help="Simulate the files instead, by this preset: tiny, small or op3."),
-    ] = None,
+    config: road.Config = HERE / "config.toml",
+    overrides: road.Overrides = None,
+    simulated: road.Simulated = None,
     curated: Annotated[
         bool, typer.Option(help="Drop the conditions that the benchmark drops from raw cells.")
     ] = True,
-    out: Annotated[
-        Path, typer.Option(help="Where all is written; trained runs there are taken.")
-    ] = Path("runs/op3-openproblems"),
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+    out: road.Out = Path("runs/op3-openproblems"),
+    dry_run: road.DryRun = False,
+    as_json: road.AsJson = False,
 ) -> None:
     """Ingest, train twice (once to calibrate), predict, write prediction.h5ad, check; score where
     de_test is there.
@@ -69,12 +60,12 @@ def main(
     """
     from simulated import simulate_openproblems
 
-    settings = ChallengeSettings.load(config, overrides=overrides or [])
+    settings = road.ChallengeSettings.load(config, overrides=overrides or [])
     if dry_run:
         say(settings.to_toml())
         return
     made = None if simulated is None else out / f"openproblems-{simulated}-s{settings.seed}"
-    folder = find_folder(
+    folder = road.find_folder(
         folder,
         made,
         lambda path: simulate_openproblems(str(simulated), seed=settings.seed, out=path),
@@ -83,10 +74,10 @@ def main(
     )
     challenge = read_challenge(folder, out, curated=curated and simulated is None)
     about = {"dataset_id": dataset_of(folder), "method_id": METHOD}
-    follow(challenge, settings, out / "prediction.h5ad", about=about, as_json=as_json)
+    road.follow(challenge, settings, out / "prediction.h5ad", about=about, as_json=as_json)
 
 
-def read_challenge(folder: Path, out: Path, *, curated: bool) -> Challenge:
+def read_challenge(folder: Path, out: Path, *, curated: bool) -> road.Challenge:
     """Everything the folder holds; the cells are written once, with the genes of the DE tables, for
     training.
     """
@@ -94,17 +85,15 @@ def read_challenge(folder: Path, out: Path, *, curated: bool) -> Challenge:
 
     source = find_cells(folder)
     measured = read_openproblems_de(folder / "de_train.h5ad")
-    ids = read_ids(folder)
+    ids = road.read_ids(folder)
     path = out / f"counts-{file_hash(source).removeprefix('sha256:')[:12]}.h5ad"
-    cells = (
-        read_h5ad(path)
-        if path.exists()
-        else read_cells(source, measured.columns, ids, curated=curated)
-    )
-    if not path.exists():
+    if path.exists():
+        cells = read_h5ad(path)
+    else:
+        cells = read_cells(source, measured.columns, ids, curated=curated)
         write_h5ad(cells, path)
     truth = folder / "de_test.h5ad"
-    return Challenge(
+    return road.Challenge(
         cells=cells,
         path=path,
         measured=measured,

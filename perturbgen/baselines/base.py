@@ -121,6 +121,11 @@ class TrainTable(ConditionList):
         rows = np.ascontiguousarray(values if sorted_already else values[order])
         return cls(found.cell_types[order], found.compounds[order], rows, train.columns)
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The rows as the labelled table that predictors are fitted on."""
+        return pd.DataFrame(self.values, self.index, self.genes, copy=False)
+
     def additive_weights(self, cell_types: np.ndarray, compounds: np.ndarray) -> np.ndarray:
         """Weights (conditions, rows) of y = cell type + compound, fitted by least squares.
 
@@ -128,12 +133,8 @@ class TrainTable(ConditionList):
         """
         known = np.unique(self.cell_types), np.unique(self.compounds)
         design = np.hstack([one_hot(self.cell_types, known[0]), one_hot(self.compounds, known[1])])
-        wanted = np.hstack(
-            [
-                one_hot(cell_types, known[0], average=True),
-                one_hot(compounds, known[1], average=True),
-            ]
-        )
+        asked = zip((cell_types, compounds), known, strict=True)
+        wanted = np.hstack([one_hot(labels, names, average=True) for labels, names in asked])
         return wanted @ np.linalg.pinv(design)
 
 

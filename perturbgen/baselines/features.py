@@ -172,13 +172,9 @@ class TargetEncoding:
         keys = [(cell, self.folds[d] if (cell, d) in trained else -1) for cell, d in wanted.index]
         distinct = sorted(set(keys))
         fold_of_row = np.array([self.folds[d] for d in self.rows.compounds])
-        encoded = self._encode(
-            [
-                np.flatnonzero((self.rows.cell_types == cell) & (fold_of_row != fold))
-                for cell, fold in distinct
-            ]
-        )
-        return encoded[[distinct.index(key) for key in keys]]
+        cells = self.rows.cell_types
+        members = [np.flatnonzero((cells == c) & (fold_of_row != fold)) for c, fold in distinct]
+        return self._encode(members)[[distinct.index(key) for key in keys]]
 
     def counts(self, wanted: ConditionList) -> np.ndarray:
         """How many rows (conditions, 1) describe the compound, as log(1 + n)."""
@@ -192,12 +188,8 @@ class TargetEncoding:
         """Statistics of each set of rows; an empty one is described by all rows."""
         # A label without rows is the average label, here as in every other baseline.
         everything = np.arange(len(self.scores))
-        return np.array(
-            [
-                _row_statistics(self.scores[m if len(m) else everything], self.statistics)
-                for m in members
-            ]
-        )
+        rows = [some if len(some) else everything for some in members]
+        return np.array([_row_statistics(self.scores[some], self.statistics) for some in rows])
 
 
 def _row_statistics(scores: np.ndarray, statistics: tuple[str, ...]) -> np.ndarray:
@@ -252,8 +244,8 @@ class _Features:
         """Features (conditions, columns); an unknown label has the encoding of all rows."""
         parts = []
         if self.hot:
-            parts += [one_hot(wanted.cell_types, self.cell_types)]
-            parts += [one_hot(wanted.compounds, self.compounds)]
+            parts.append(one_hot(wanted.cell_types, self.cell_types))
+            parts.append(one_hot(wanted.compounds, self.compounds))
         if self.encoding is not None:
             parts += [self.encoding.by_compound(wanted), self.encoding.by_cell_type(wanted)]
             parts += [self.encoding.counts(wanted)]
@@ -318,14 +310,17 @@ class FeatureModel(Baseline[_F]):
             table, count=chosen.components, transform=chosen.transform, offset=chosen.offset
         )
         scores = self._target.scores(table.values, table.cell_types)
-        # Said at the fit: zeros for bits are a prediction of their own, not an error.
-        self._tell_without_structure(table)
+        bits = self._fingerprints
+        absent = [] if bits is None else np.setdiff1d(table.compounds, bits.index).tolist()
+        if absent:  # said at the fit: zeros for bits are a prediction of their own, not an error
+            text = "%s: %d compounds have no SMILES, their bits are zero: %s"
+            _log.warning(text, self.name, len(absent), shorten(absent))
         self._features = _Features.fit(
             table,
             scores,
             encoded=chosen.encoded,
             folds=chosen.folds,
-            fingerprints=self._fingerprints,
+            fingerprints=bits,
             hot=self.hot,
             rng=rng,
         )
@@ -334,14 +329,6 @@ class FeatureModel(Baseline[_F]):
         # A constant column says nothing: divided by infinity it is zero.
         self._centre, self._scale = features.mean(axis=0), np.where(sd > 1e-12, sd, np.inf)
         self._fit_scores(self.features(table), scores, rng)
-
-    def _tell_without_structure(self, table: TrainTable) -> None:
-        if self._fingerprints is None:
-            return
-        absent = [c for c in np.unique(table.compounds) if c not in self._fingerprints.index]
-        if absent:
-            text = "%s: %d compounds have no SMILES, their bits are zero: %s"
-            _log.warning(text, self.name, len(absent), shorten(absent))
 
     def features(self, wanted: ConditionList) -> np.ndarray:
         """Features (conditions, columns); no training row's hold anything of its own values."""

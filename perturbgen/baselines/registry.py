@@ -65,29 +65,27 @@ def _learner(where: str, description: str, **marks: Any) -> _Entry:
 
 # In the order that lists and reports show: constants, linear models, learners, combinations.
 REGISTRY: Final[Mapping[str, _Entry]] = {
-    "zeros": _mean("constants:_Zeros", "no effect anywhere", "zeros"),
-    "gene_mean": _mean("constants:_GeneMean", "mean of each gene over all rows", "mean_outcome"),
+    "zeros": _mean("rows:_Zeros", "no effect anywhere", "zeros"),
+    "gene_mean": _mean("rows:_GeneMean", "mean of each gene over all rows", "mean_outcome"),
     "compound_mean": _mean(
-        "constants:_CompoundMean", "mean of the compound over cell types", "mean_across_compounds"
+        "rows:_CompoundMean", "mean of the compound over cell types", "mean_across_compounds"
     ),
-    "compound_median": _Entry(
-        "constants:_CompoundMedian", "median of the compound over cell types"
-    ),
+    "compound_median": _Entry("rows:_CompoundMedian", "median of the compound over cell types"),
     "cell_type_mean": _mean(
-        "constants:CellTypeMean", "mean of the cell type over compounds", "mean_across_celltypes"
+        "rows:_CellTypeMean", "mean of the cell type over compounds", "mean_across_celltypes"
     ),
     "additive": _mean("linear:_Additive", "cell type + compound, by least squares"),
     "shrunken_additive": _mean(
         "linear:_ShrunkenAdditive", "cell type + compound, shrunk by variance components"
     ),
     "random_draw": _Entry(
-        "constants:_RandomDraw", "each gene drawn from its training values", "sample", random=True
+        "rows:_RandomDraw", "each gene drawn from its training values", "sample", random=True
     ),
     "nearest_replicate": _Entry(
-        "neighbours:_NearestReplicate", "the compound's row in the most similar cell type"
+        "rows:_NearestReplicate", "the compound's row in the most similar cell type"
     ),
     "ground_truth": _Entry(
-        "constants:_GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
+        "rows:_GroundTruth", "the measured rows: the ceiling", "ground_truth", needs=("truth",)
     ),
     "bilinear_ridge": _Entry(
         "linear:_BilinearRidge", "ridge between PCA embeddings (Ahlmann-Eltze et al.)"
@@ -96,10 +94,10 @@ REGISTRY: Final[Mapping[str, _Entry]] = {
     "kernel_ridge": _learner(
         "linear:_KernelRidge", "Gaussian kernel ridge on encodings", intervals=True
     ),
-    "neighbours": _Entry("neighbours:_Neighbours", "kNN recommender over compounds"),
+    "neighbours": _Entry("rows:_Neighbours", "kNN recommender over compounds"),
     "random_forest": _learner("trees:_RandomForest", "random forest on DE values", intervals=True),
     "pseudobulk_forest": _Entry(
-        "trees:_PseudobulkForest",
+        "pseudobulk_forest:_PseudobulkForest",
         "random forest on pseudobulk counts, then limma",
         needs=("pseudobulk",),
         random=True,

@@ -137,10 +137,6 @@ def nested_choice(
     return choice.best, choice.score, predictions[choice.best]
 
 
-def _minus_row_rmse(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
-    return -np.sqrt(((truth.to_numpy() - prediction.to_numpy()) ** 2).mean(axis=1))
-
-
 def row_spearman(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
     """Spearman's correlation of each row (rows,); 0 where a row is constant."""
     from scipy.stats import rankdata
@@ -150,6 +146,10 @@ def row_spearman(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
     left, right = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in (left, right))
     size = np.sqrt((left**2).sum(axis=1) * (right**2).sum(axis=1))
     return np.divide((left * right).sum(axis=1), size, out=np.zeros(len(left)), where=size > 0)
+
+
+def _minus_row_rmse(truth: pd.DataFrame, prediction: pd.DataFrame) -> np.ndarray:
+    return -np.sqrt(((truth.to_numpy() - prediction.to_numpy()) ** 2).mean(axis=1))
 
 
 _SCORES: Final = {"rmse": _minus_row_rmse, "spearman": row_spearman}
@@ -197,7 +197,7 @@ class _Blend(Baseline[_BlendSettings]):
         self.weights: dict[str, float] = {}
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
-        train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
+        train = table.frame
         folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
         seed = int(rng.integers(2**63))
         # The same folds and random numbers for every member: the weights compare like with like.
@@ -208,11 +208,10 @@ class _Blend(Baseline[_BlendSettings]):
         self.weights = blend_weights(train, found)
         told = (f"{name} {weight:.2f}" for name, weight in self.weights.items())
         _log.info("blend: %s", ", ".join(told))
+        children = rng.spawn(len(self._makers))
         self._members: dict[str, Predictor] = {
             name: make().fit(train, rng=child)
-            for (name, make), child in zip(
-                self._makers.items(), rng.spawn(len(self._makers)), strict=True
-            )
+            for (name, make), child in zip(self._makers.items(), children, strict=True)
             # A member without weight need not be fitted to all rows.
             if self.weights[name] > 0
         }
@@ -250,7 +249,7 @@ class _Nested(Baseline[_NestedSettings]):
         self.chosen = ""
 
     def _fit(self, table: TrainTable, rng: np.random.Generator) -> None:
-        train = pd.DataFrame(table.values, table.index, table.genes, copy=False)
+        train = table.frame
         folds = mimic_folds(table.index, folds=self.settings.folds, rng=rng)
         self.chosen, _, _ = nested_choice(
             self._candidates, train, folds, rng=rng, score=self.settings.score

@@ -14,8 +14,6 @@ from perturbgen.core.errors import ConfigError, shorten
 from perturbgen.core.files import check_output, require_file
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from perturbgen.baselines import Baseline
 
 
@@ -102,7 +100,7 @@ def _baseline(
     import numpy as np
 
     from perturbgen.baselines import REGISTRY, find_baseline
-    from perturbgen.data import read_de
+    from perturbgen.data import read_conditions, read_de
 
     paths = [out]
     if interval is not None:
@@ -116,7 +114,7 @@ def _baseline(
             f"{name} has no prediction intervals", fix=f"one that has: {shorten(with_one, 20)}"
         )
     model = _build(name, overrides or [], truth=truth, bulk=pseudobulk, smiles=smiles)
-    wanted = _read_wanted(conditions)
+    wanted = read_conditions(conditions)
     table = read_de(train)
     # after reading: what is reported is the method's own time
     start = time.perf_counter()
@@ -151,18 +149,3 @@ def _build(
         "smiles": None if smiles is None else read_smiles(smiles),
     }
     return make(name, **given, **settings)
-
-
-def _read_wanted(path: Path) -> pd.DataFrame:
-    """Conditions to predict: id_map.csv, or another table with cell_type and compound."""
-    from perturbgen.core.tables import find_table, read_frame, require_columns, require_values
-    from perturbgen.data import read_id_map
-
-    path = find_table(path, "id_map.csv")
-    table = read_frame(path, text=("cell_type", "sm_name", "compound"))
-    if "id" in table and "sm_name" in table:
-        return read_id_map(path)
-    table = table.rename(columns={"sm_name": "compound"})
-    require_columns(table.columns, ["cell_type", "compound"], path)
-    require_values(table, ["cell_type", "compound"], "cell_type", path)
-    return table[["cell_type", "compound"]]

@@ -15,7 +15,6 @@ from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, check_output, require_writable
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
 
     from perturbgen.generate import CellSampler
@@ -85,7 +84,7 @@ def _samplers(
     """
     import numpy as np
 
-    from perturbgen.data import validate
+    from perturbgen.data import read_conditions, validate
     from perturbgen.generate import (
         CellSampler,
         SamplerSettings,
@@ -104,7 +103,7 @@ def _samplers(
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
     validate(cells)
     table = WellTable.of(cells)
-    wanted = read_wanted_file(conditions) if conditions else None
+    wanted = read_conditions(conditions) if conditions else None
     rng = np.random.default_rng(seed)
     # Judged on withheld conditions first; the sampler that is kept is fitted on all.
     scores = cross_validate(table, settings, rng=rng, folds=folds)
@@ -156,7 +155,7 @@ def _generate(
     --replicates 5 --out generated[/bold]
     """
     from perturbgen.core.runs import file_hash
-    from perturbgen.data import validate
+    from perturbgen.data import read_conditions, validate
     from perturbgen.generate import ReplicateFolder, require_route
     from perturbgen.predict import Wells, read_wanted, run_fingerprint, without
     from perturbgen.train import load_run
@@ -164,7 +163,7 @@ def _generate(
     # Every mistake is found before cells are read, which takes longest.
     require_route(latent)
     trained = load_run(run, device=device)
-    wanted = read_wanted(read_wanted_file(conditions))
+    wanted = read_wanted(read_conditions(conditions))
     # sorted: the same conditions in another order are the same experiment
     labels = "\n".join(sorted("\t".join(key) for key in wanted))
     about = {
@@ -191,18 +190,6 @@ def _generate(
     rows = [_replicate_row(path) for path in paths]
     title = f"{len(wanted)} conditions in {len(wells.wells)} wells, in {out}"
     show_table(rows, title=title, as_json=as_json)
-
-
-def read_wanted_file(path: Path) -> pd.DataFrame:
-    """The conditions of an id_map, in our words."""
-    from perturbgen.core.tables import read_frame, read_header, require_values
-
-    # an id_map.csv of the competition says sm_name
-    name = "compound" if "compound" in read_header(path) else "sm_name"
-    table = read_frame(path, columns=["cell_type", name], text=["cell_type", name])
-    for column, other in (("cell_type", name), (name, "cell_type")):
-        require_values(table, [column], other, path)
-    return table[["cell_type", name]].rename(columns={name: "compound"})
 
 
 def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler:

@@ -13,14 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.generate import (
-    CellsFile,
-    ConditionsFile,
-    Latent,
-    SamplersFile,
-    open_sampler,
-    read_wanted_file,
-)
+from perturbgen.cli.generate import CellsFile, ConditionsFile, Latent, SamplersFile, open_sampler
 from perturbgen.cli.options import (
     Columns,
     Device,
@@ -113,7 +106,7 @@ def _predict(
     Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
-    from perturbgen.data import validate
+    from perturbgen.data import read_conditions, validate
     from perturbgen.predict import PredictSettings
     from perturbgen.predict import predict as predict_conditions
     from perturbgen.train import load_run
@@ -144,7 +137,7 @@ def _predict(
         )
     trained = load_run(run, device=device)
     other = None if calibration_run is None else load_run(calibration_run, device=device)
-    wanted = read_wanted_file(conditions)
+    wanted = read_conditions(conditions)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
     # predict fits its own, once the cells of the wanted conditions are taken out.

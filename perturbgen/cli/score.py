@@ -167,8 +167,8 @@ def _name_files(predictions: list[str]) -> dict[str, Path]:
 
 def _read_conditions(path: Path) -> pd.DataFrame:
     """A CSV about conditions, labelled as the truth is."""
-    from perturbgen.core.tables import CONDITION, read_frame
-    from perturbgen.de import NAMES, labelled
+    from perturbgen.core.tables import CONDITION, NAMES, read_frame
+    from perturbgen.de import labelled
 
     # as text: a name of digits alone is no number, and would not be found in the truth
     return labelled(read_frame(path, text=(*CONDITION, *NAMES)), path)

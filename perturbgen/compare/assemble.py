@@ -16,11 +16,10 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pandas as pd
 
-from perturbgen.compare.folds import Fold
 from perturbgen.compare.grid import PROCESSES, Job, Outcome, run_jobs
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import CompareSettings
-from perturbgen.compare.tables import Book
+from perturbgen.compare.tables import Book, Fold
 from perturbgen.core.console import progress
 from perturbgen.core.errors import (
     ConfigError,
@@ -32,8 +31,7 @@ from perturbgen.core.errors import (
 )
 from perturbgen.core.files import atomic_path, require_writable
 from perturbgen.core.runs import environment
-from perturbgen.core.tables import CONDITION, read_frame, require_columns
-from perturbgen.de.table import NAMES
+from perturbgen.core.tables import CONDITION, NAMES, read_frame, require_columns, with_compound
 from perturbgen.evaluate import (
     HEADLINE,
     Scorecard,
@@ -99,7 +97,7 @@ class Comparison:
         if controls.positive and positive is None:
             text = "the positive control %s failed: a perfect prediction takes its place"
             _log.warning(text, controls.positive)
-        scores = join_scores({name: self._scores(name) for name in ranked})
+        scores = join_scores({name: self.scores(name) for name in ranked})
         index = pd.MultiIndex.from_frame(scores.columns.to_frame(index=False))
         # Which genes respond is seen in the values as they are, without the limits of the data.
         truth = self._by_fold(lambda fold: self.book.table.iloc[fold.test])
@@ -156,26 +154,7 @@ class Comparison:
 
         return _WhenAsked(names, read) if levels else {}
 
-    def seeds(self) -> pd.DataFrame:
-        """How far seeds move a method: mean, least and largest of the headline's metrics."""
-        wanted = (*self.card.headline, "mean_rowwise_rmse")
-        metrics = [metric.name for metric in self.card.metrics if metric.name in wanted]
-        rows = []
-        for name in self.card.methods:
-            seeds = list(
-                dict.fromkeys(job.seed for job in self.outcomes if job.method.name == name)
-            )
-            if len(seeds) < 2:
-                continue
-            found = {seed: self._scores(name, seed).loc[metrics].mean(axis=1) for seed in seeds}
-            spread = {
-                metric: f"{v.mean():.4f} ({v.min():.4f} to {v.max():.4f})"
-                for metric, v in pd.DataFrame(found).loc[metrics].iterrows()
-            }
-            rows.append({"method": name, "seeds": len(seeds), **spread})
-        return pd.DataFrame(rows)
-
-    def _scores(self, name: str, seed: int | None = None) -> pd.DataFrame:
+    def scores(self, name: str, seed: int | None = None) -> pd.DataFrame:
         """Metrics x conditions of one method: the mean over its seeds (or one), of each fold."""
 
         def part(fold: Fold) -> pd.DataFrame:
@@ -330,7 +309,7 @@ def _check_metrics(settings: CompareSettings) -> None:
 
 def _read_described(path: Path) -> pd.DataFrame:
     """What is known of conditions, to stratify by: labelled rows."""
-    table = read_frame(path, text=(*CONDITION, *NAMES)).rename(columns=NAMES)
+    table = with_compound(read_frame(path, text=(*CONDITION, *NAMES)), path)
     require_columns(table.columns, CONDITION, path)
     return table.set_index(list(CONDITION))
 

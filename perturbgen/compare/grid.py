@@ -27,40 +27,18 @@ from typing import Any, Final
 import numpy as np
 import pandas as pd
 
-import perturbgen
 from perturbgen.baselines import Baseline
-from perturbgen.compare.folds import Fold
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import CompareSettings, ScoreSettings
-from perturbgen.compare.tables import Book
+from perturbgen.compare.tables import Book, Fold
 from perturbgen.core.errors import ConfigError, MissingDependencyError, PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
-from perturbgen.core.runs import package_version
 from perturbgen.core.system import cores
 from perturbgen.evaluate import place, score
 
 PROCESSES: Final = "processes"
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PATIENCE: Final = "10s"  # for a Dask scheduler to answer
-
-# The code that predictions and scores depend on: rooms and files of the package. Whatever reads or
-# computes numbers is here, so that a kept result is never one of other code; a test compares the
-# lists with what is imported. Settings and folds are not: what they say is in the key itself.
-_FITTING: Final = (
-    "baselines",
-    "compare/grid.py",
-    "compare/methods.py",
-    "compare/tables.py",
-    "core/stats.py",
-    "core/tables.py",
-    "data",
-    "de",
-    "evaluate/card.py",
-    "evaluate/labels.py",
-)
-_GENERATING: Final = (*_FITTING, "models", "nn", "predict", "generate", "train")
-_SCORING: Final = ("core/stats.py", "evaluate")
-_LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "xgboost", "torch", "rdkit")
 
 
 @dataclass(frozen=True)
@@ -108,12 +86,12 @@ class Job:
             divided = _digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
             for method in methods:
                 levels = asked.intervals if method.intervals else ()
-                code = _code_version(_GENERATING if method.trained else _FITTING)
+                fitting, scoring = method.code_versions
                 for seed in settings.seeds if method.random else settings.seeds[:1]:
                     # Deterministic results are the same file, whatever seeds are asked for.
                     drawn = seed if method.random else None
-                    fit = _digest([divided, dict(method.record), drawn, sorted(levels), code])
-                    key = _digest([fit, scored, _code_version(_SCORING)])
+                    fit = _digest([divided, dict(method.record), drawn, sorted(levels), fitting])
+                    key = _digest([fit, scored, scoring])
                     jobs.append(cls(folder, fold, method, seed, asked, fit, key))
         return jobs
 
@@ -244,18 +222,6 @@ def _load_book(path: Path, made: tuple[int, int]) -> Book:
 def _digest(value: Any) -> str:
     """A short name for anything JSON can say."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:24]
-
-
-@lru_cache
-def _code_version(parts: tuple[str, ...]) -> str:
-    """A hash of the sources of some rooms of the package, and of the libraries that compute."""
-    root = Path(perturbgen.__file__).parent
-    found = hashlib.sha256(json.dumps([package_version(name) for name in _LIBRARIES]).encode())
-    for part in parts:
-        room = root / part
-        for path in sorted(room.rglob("*.py")) if room.is_dir() else [room]:
-            found.update(path.read_bytes())
-    return found.hexdigest()
 
 
 _Finished = Iterator[tuple[Job, Outcome]]

@@ -2,26 +2,47 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 import pandas as pd
 
+import perturbgen
 from perturbgen.baselines import Predictor, find_baseline, make
-from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, MethodSettings, TableSettings
-from perturbgen.compare.tables import read_effects
+from perturbgen.compare.tables import Fold, read_effects
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
-from perturbgen.core.runs import file_hash
+from perturbgen.core.runs import file_hash, package_version
 from perturbgen.data import read_h5ad, read_smiles
 from perturbgen.evaluate import interpolated_duplicate
 
 if TYPE_CHECKING:
     from perturbgen.predict import PredictSettings, RunFiles
 
+# The code that predictions and scores depend on: rooms and files of the package. Whatever reads or
+# computes numbers is here, so that a kept result is never one of other code; a test compares the
+# lists with what is imported. Settings are not: what they say is in the key itself.
+_FITTING: Final = (
+    "baselines",
+    "compare/grid.py",
+    "compare/methods.py",
+    "compare/tables.py",
+    "core/stats.py",
+    "core/tables.py",
+    "data",
+    "de",
+    "evaluate/card.py",
+    "evaluate/labels.py",
+)
+_GENERATING: Final = (*_FITTING, "models", "nn", "predict", "generate", "train")
+_SCORING: Final = ("core/stats.py", "evaluate")
+_LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "xgboost", "torch", "rdkit")
 _EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
 
 
@@ -49,6 +70,12 @@ class Method:
             kind = _from_file if spec.predictions else _from_run if spec.run else _from_baseline
             methods.append(kind(name, spec, settings.data))
         return methods
+
+    @property
+    def code_versions(self) -> tuple[str, str]:
+        """Hashes of the code that its predictions depend on, and of the code that scores them."""
+        fitting = _code_version(_GENERATING if self.trained else _FITTING)
+        return fitting, _code_version(_SCORING)
 
     def make(self, measured: pd.DataFrame) -> Predictor:
         """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
@@ -189,3 +216,15 @@ def _from_baseline(name: str, spec: MethodSettings, data: TableSettings) -> Meth
 def _smiles_for(files: Mapping[str, Path]) -> dict[str, Any]:
     """SMILES, where there is a file of them."""
     return {"smiles": read_smiles(files["smiles"])} if "smiles" in files else {}
+
+
+@lru_cache
+def _code_version(parts: tuple[str, ...]) -> str:
+    """A hash of the sources of some rooms of the package, and of the libraries that compute."""
+    root = Path(perturbgen.__file__).parent
+    found = hashlib.sha256(json.dumps([package_version(name) for name in _LIBRARIES]).encode())
+    for part in parts:
+        room = root / part
+        for path in sorted(room.rglob("*.py")) if room.is_dir() else [room]:
+            found.update(path.read_bytes())
+    return found.hexdigest()

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
+
+import pandas as pd
 
 from perturbgen.compare.assemble import Comparison
 from perturbgen.core.errors import InputError
@@ -59,11 +61,8 @@ def _sections(found: Comparison) -> list[str]:
     if found.failures:
         note = "A method with a failed job is not ranked; failures.txt has the details."
         parts += ["## Failed", note, markdown_table(_failed(found))]
-    seeds = found.seeds()
-    if len(seeds):
-        note = "Mean (least to largest) over seeds."
-        rows = cast("list[dict[str, Any]]", seeds.to_dict("records"))
-        parts += ["## Seeds", note, markdown_table(rows)]
+    if seeds := _seeds(found):
+        parts += ["## Seeds", "Mean (least to largest) over seeds.", markdown_table(seeds)]
     grid = [
         {
             "split": fold.split,
@@ -74,6 +73,24 @@ def _sections(found: Comparison) -> list[str]:
         for fold in found.folds
     ]
     return [*parts, "## Grid", markdown_table(grid)]
+
+
+def _seeds(found: Comparison) -> list[dict[str, Any]]:
+    """How far seeds move a method: mean, least and largest of the headline's metrics."""
+    wanted = (*found.card.headline, _RMSE)
+    metrics = [metric.name for metric in found.card.metrics if metric.name in wanted]
+    rows = []
+    for name in found.card.methods:
+        seeds = list(dict.fromkeys(job.seed for job in found.outcomes if job.method.name == name))
+        if len(seeds) < 2:
+            continue
+        means = {seed: found.scores(name, seed).loc[metrics].mean(axis=1) for seed in seeds}
+        spread = {
+            str(metric): f"{v.mean():.4f} ({v.min():.4f} to {v.max():.4f})"
+            for metric, v in pd.DataFrame(means).loc[metrics].iterrows()
+        }
+        rows.append({"method": name, "seeds": len(seeds), **spread})
+    return rows
 
 
 def _failed(found: Comparison) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 CONDITION: Final = ("cell_type", "compound")
 VEHICLE: Final = "Dimethyl Sulfoxide"
+NAMES: Final = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
+_UNPACKED: Final = 1 << 30  # bytes of a gzip file that are always read
+_RATIO: Final = 200
 _ADVICE: Final = {
     "csv": {"expected": "comma-separated columns with a header"},
     "parquet": {
@@ -75,20 +79,62 @@ def read_frame(
     if is_parquet:
         with open_parquet(path, columns=columns) as file, reading(path, "parquet"):
             return file.read().to_pandas()
-    with reading(path, "csv"):
+    with reading(path, "csv"), _opened(path) as source:
         frame = pd.read_csv(
-            path,
+            source,
             dtype=dict.fromkeys(text, str),
             # A compound or a gene may well be called NA, which pandas would take for a missing
             # value.
             keep_default_na=False,
             na_values=list(missing),
         )
+    if not isinstance(frame.index, pd.RangeIndex):
+        # pandas takes the surplus for an index, and every field slips one column to the left
+        raise InputError(
+            f"{path}: rows have more fields than the header, from the first one on: "
+            f"{shorten(map(str, [*np.atleast_1d(frame.index[0]), *frame.iloc[0]]), 8)}",
+            expected=f"{len(frame.columns)} fields a row",
+            cause="an unquoted comma in a name",
+            fix='put such a name in "quotes"',
+        )
     require_columns(frame.columns, columns, path)
     if frame.empty and not may_be_empty:
         what = f"{path} has a header but no rows"
         raise InputError(what, expected="at least one row", cause=BROKEN)
     return frame
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """A CSV for pandas: its path, or a stream of what gzip unpacks."""
+    if path.suffix != ".gz":
+        yield path
+        return
+    with _Unpacked(path) as stream:
+        yield stream
+
+
+class _Unpacked(gzip.GzipFile):
+    """A gzip file that ends with an error where it unpacks to more than text ever does.
+
+    Ten kilobytes can unpack to ten gigabytes of zeros, and would take all memory.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, "rb")
+        self._path = path
+        self._limit = max(_UNPACKED, _RATIO * path.stat().st_size)
+
+    def read1(self, size: int = -1) -> bytes:
+        """Some bytes; what pandas calls."""
+        if self.tell() > self._limit:
+            raise InputError(
+                f"{self._path} unpacks to more than {_RATIO} times its size",
+                expected="text, which gzip makes 5 to 50 times smaller",
+                cause="a file made to fill memory, or one that repeats a single value",
+                fix="unpack it with gunzip if it is what you want",
+            )
+        return super().read1(size)
 
 
 def read_header(path: str | Path) -> list[str]:
@@ -125,6 +171,22 @@ def require_unique(values: pd.Series | pd.Index, what: str, where: str | Path) -
         )
 
 
+def with_compound(table: pd.DataFrame, where: str | Path) -> pd.DataFrame:
+    """The table with our name for ``sm_name``; of two columns that disagree neither is taken."""
+    if {"sm_name", "compound"} <= set(table.columns):
+        one, other = (table[name].astype(str).to_numpy() for name in ("compound", "sm_name"))
+        differs = one != other
+        if differs.any():
+            row = int(differs.argmax())
+            raise SchemaError(
+                f"{where} has compound {one[row]!r} and sm_name {other[row]!r} in row {row}",
+                expected="one column that names the compound, or two that agree",
+                fix="drop one of the columns",
+            )
+        return table.drop(columns="sm_name")
+    return table.rename(columns=NAMES)
+
+
 def conditions_of(
     table: pd.DataFrame, *, compound: str = "compound", unique_in: str | Path = ""
 ) -> pd.MultiIndex:
@@ -134,6 +196,9 @@ def conditions_of(
     ``unique_in``, where one is named, is an error.
     """
     labels = table[["cell_type", compound]].set_axis(CONDITION, axis=1)
+    if unique_in:
+        for column, other in (CONDITION, CONDITION[::-1]):
+            require_values(labels, [column], other, unique_in)
     index = pd.MultiIndex.from_frame(labels.astype(str))
     if unique_in:
         require_unique(index, "condition", unique_in)
@@ -145,7 +210,8 @@ def require_values(
 ) -> None:
     """No missing value in ``columns``; the first offender is named by its ``label`` column."""
     for column in columns:
-        absent = frame[column].isna()
+        # a parquet file can hold empty text, which in a CSV is a missing value
+        absent = frame[column].isna() | (frame[column].astype(object) == "")
         if absent.any():
             names = shorten(frame.loc[absent, label], 3)
             raise SchemaError(

@@ -14,6 +14,7 @@ from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
     is_gene,
     read_competition,
+    read_conditions,
     read_de,
     read_id_map,
     read_multiome,

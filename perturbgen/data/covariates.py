@@ -17,7 +17,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, MissingDependencyError, SchemaError, shorten, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import read_frame, require_columns
+from perturbgen.core.tables import read_frame, require_columns, with_compound
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -204,7 +204,7 @@ def morgan_fingerprints(smiles: pd.Series, *, radius: int = 2, bits: int = 2048)
 def read_smiles(path: Path) -> pd.Series:
     """SMILES by compound, from the columns sm_name or compound, and SMILES (in any case)."""
     table = read_frame(path).rename(columns=lambda name: str(name).lower())
-    table = table.rename(columns={"sm_name": "compound"})
+    table = with_compound(table, path)
     require_columns(table.columns, ["compound", "smiles"], path)
     found: pd.Series = table.drop_duplicates("compound").set_index("compound")["smiles"].dropna()
     return found

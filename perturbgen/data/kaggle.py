@@ -18,6 +18,7 @@ from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.tables import (
     CONDITION,
+    NAMES,
     VEHICLE,
     conditions_of,
     find_optional,
@@ -29,6 +30,7 @@ from perturbgen.core.tables import (
     require_columns,
     require_unique,
     require_values,
+    with_compound,
 )
 from perturbgen.data.counts import LongTable, distinct_labels
 from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
@@ -87,7 +89,7 @@ def read_id_map(
     require_values(table, names, "id", path)
     require_unique(table["id"], "id", path)
     conditions_of(table, compound="sm_name", unique_in=path)
-    table = table.rename(columns={"sm_name": "compound"}).set_index("id")[list(CONDITION)]
+    table = table.rename(columns=NAMES).set_index("id")[list(CONDITION)]
     for column, allowed in (("compound", compounds), ("cell_type", cell_types)):
         if allowed is None:
             continue
@@ -101,6 +103,16 @@ def read_id_map(
                 fix="; ".join(f"{value!r}: {suggest(value, known)}" for value in unknown[:5]),
             )
     return table
+
+
+def read_conditions(path: str | Path) -> pd.DataFrame:
+    """Conditions to predict: ``id_map.csv`` or its folder, or a table of cell_type and compound."""
+    path = find_table(path, "id_map.csv")
+    table = with_compound(read_frame(path, text=(*CONDITION, *NAMES)), path)
+    require_columns(table.columns, CONDITION, path)
+    for column, other in (CONDITION, CONDITION[::-1]):
+        require_values(table, [column], other, path)
+    return table[list(CONDITION)]
 
 
 def read_competition(

@@ -14,7 +14,15 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.files import atomic_path, require_file
-from perturbgen.core.tables import CONDITION, open_h5ad, open_parquet, read_frame, reading
+from perturbgen.core.tables import (
+    CONDITION,
+    NAMES,
+    open_h5ad,
+    open_parquet,
+    read_frame,
+    reading,
+    with_compound,
+)
 from perturbgen.data import is_gene, read_id_map
 
 if TYPE_CHECKING:
@@ -25,7 +33,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _METADATA_KEY = b"perturbgen.de"
-NAMES: Final = {"sm_name": "compound"}  # Kaggle's and Open Problems' word
 # what else describes rows in the competition's tables
 _DESCRIBING: Final = ("id", "split", "index")
 
@@ -284,7 +291,7 @@ def _of_statistic(table: DETable, statistic: str) -> pd.DataFrame:
 def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.DataFrame:
     """A flat table with its conditions as index: from columns, its index, or ids and an id map."""
     table = table.reset_index() if any(table.index.names) else table
-    table = table.rename(columns={old: new for old, new in NAMES.items() if new not in table})
+    table = with_compound(table, path)
     named = [name for name in CONDITION if name in table]
     if not named and "id" not in table:
         raise SchemaError(

@@ -40,18 +40,8 @@ _PLACE: Final = ("experiment", "plate", "well", "site")
 _DRUG: Final = ("disease_condition", "treatment", "treatment_conc", "SMILES")
 RXRX1_COLUMNS: Final = [*_IDS, "dataset", *_PLACE, "well_type", "sirna", "sirna_id"]
 RXRX19_COLUMNS: Final = [*_IDS, *_PLACE, *_DRUG]
-RXRX3_COLUMNS: Final = [
-    "well_id",
-    "experiment_name",
-    "plate",
-    "address",
-    "gene",
-    "treatment",
-    "SMILES",
-    "concentration",
-    "perturbation_type",
-    "cell_type",
-]
+_ABOUT: Final = ("gene", "treatment", "SMILES", "concentration", "perturbation_type", "cell_type")
+RXRX3_COLUMNS: Final = ["well_id", "experiment_name", "plate", "address", *_ABOUT]
 # RxRx19 has no vehicle label: the untreated wells are the controls, infected or not.
 HEALTHY: Final = "disease_condition=Mock|UV Inactivated SARS-CoV-2"
 DISEASED: Final = "disease_condition=Active SARS-CoV-2 & treatment="

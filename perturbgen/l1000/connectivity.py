@@ -329,7 +329,7 @@ def symmetrised(similarity: _Similarity) -> _Similarity:
     return lambda q, r: (similarity(q, r) + similarity(r, q).T) / 2
 
 
-def _checked(similarity: _Similarity) -> _Similarity:
+def _of_profiles(similarity: _Similarity) -> _Similarity:
     """The similarity of profiles in floating point, if they have the same, finite genes."""
 
     def checked(queries: np.ndarray, references: np.ndarray) -> np.ndarray:
@@ -364,4 +364,4 @@ _FORMULAS: Final[dict[str, _Similarity]] = {
     "wtcs": _wtcs_similarity,
     "wtcs-symmetric": symmetrised(_wtcs_similarity),
 }
-SIMILARITIES: Final = {name: _checked(formula) for name, formula in _FORMULAS.items()}
+SIMILARITIES: Final = {name: _of_profiles(formula) for name, formula in _FORMULAS.items()}

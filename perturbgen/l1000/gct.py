@@ -17,7 +17,7 @@ import numpy as np
 
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import BROKEN, atomic_path
-from perturbgen.l1000.hdf5 import Axis, dense
+from perturbgen.l1000.hdf5 import Axis, values_of
 from perturbgen.l1000.schema import MISSING, MISSING_TEXT
 
 if TYPE_CHECKING:
@@ -260,7 +260,7 @@ def write_gct(data: AnnData, path: str | Path, *, version: str = "1.3") -> None:
             cells = ["na"] * var.shape[1] + [_cell(value) for value in obs[name]]
             handle.write("\t".join([str(name), *cells]) + "\n")
         rows = var.astype(object).itertuples(index=False)
-        for gene, about, values in zip(var.index, rows, dense(data).T, strict=True):
+        for gene, about, values in zip(var.index, rows, values_of(data).T, strict=True):
             # nine digits give every float32 back to the bit
             cells = [*map(_cell, about), *(f"{value:.9g}" for value in values)]
             handle.write("\t".join([str(gene), *cells]) + "\n")

@@ -99,6 +99,7 @@ class Growing:
         path, row_bytes = self.folder / MATRIX, self.shape[1] * self.dtype.itemsize
         if state is None:
             remove(path)
+            # makes the header, of the final shape; no value is written through the map
             np.lib.format.open_memmap(path, "w+", self.dtype, self.shape)
         with ExitStack() as stack:
             self.matrix = stack.enter_context(open(path, "r+b"))

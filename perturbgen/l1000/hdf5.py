@@ -281,10 +281,10 @@ def write_gctx(
     with GctxWriter(
         path, data.var, samples=data.n_obs, dtype=dtype, compression=compression
     ) as writer:
-        writer.append(dense(data), data.obs)
+        writer.append(values_of(data), data.obs)
 
 
-def dense(data: AnnData) -> np.ndarray:
+def values_of(data: AnnData) -> np.ndarray:
     """The values as an array."""
     values: Any = data.X
     return np.asarray(values.toarray() if hasattr(values, "toarray") else values)

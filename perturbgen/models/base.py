@@ -200,12 +200,9 @@ class CountDecoder(nn.Module):
         self.head.weight.mul_(0.1)
 
 
-class Proposal(ABC):
-    """Where the posterior of a batch's latent points is looked for."""
-
-    @abstractmethod
-    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """One draw of z (cells, latent), and its log density (cells,)."""
+# Where the posterior of a batch's latent points is looked for: a call draws z (cells, latent) and
+# gives its log density (cells,).
+Proposal = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
 class LatentModel(Trainable):
@@ -223,10 +220,6 @@ class LatentModel(Trainable):
     @abstractmethod
     def forward(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
         """The terms of the objective to be minimised, each (cells,), in nats."""
-
-    @abstractmethod
-    def validate(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
-        """The same terms for cells that are not trained on."""
 
     @abstractmethod
     def encode(self, batch: CellBatch) -> Tensor:
@@ -252,13 +245,14 @@ class LatentModel(Trainable):
 
     def decode(self, z: Tensor, codes: Tensor, size: Tensor) -> CountParameters:
         """The counts' distribution given latent points, condition codes and sizes."""
-        category = None if self.category is None else codes[:, self.category]
-        return self.decoder(z, self.conditions(codes), size, category)
+        return self.decoder(z, self.conditions(codes), size, self._category(codes))
 
     def composition(self, z: Tensor, codes: Tensor) -> tuple[Tensor, Tensor]:
         """Each gene's share of a cell's counts (cells, genes), and log r, which broadcasts."""
-        category = None if self.category is None else codes[:, self.category]
-        return self.decoder.composition(z, self.conditions(codes), category)
+        return self.decoder.composition(z, self.conditions(codes), self._category(codes))
+
+    def _category(self, codes: Tensor) -> Tensor | None:
+        return None if self.category is None else codes[:, self.category]
 
     def log_likelihood(self, z: Tensor, batch: CellBatch, codes: Tensor | None = None) -> Tensor:
         """Log p(x | z, c), (cells,)."""
@@ -280,6 +274,34 @@ class LatentModel(Trainable):
         z = self.prior_sample(len(codes), generator) if z is None else z
         return sample_nb(*self.decode(z, codes, size), generator)
 
+    def pyro_model(self, batch: CellBatch) -> None:
+        """The generative story, for Pyro: its ELBO with the guide is a VAE's objective, and a
+        DGD's but for log p(φ).
+        """
+        import pyro
+
+        from perturbgen.nn.distributions import NegativeBinomial
+
+        with pyro.plate("cells", len(batch.codes)):
+            z = pyro.sample("z", self._pyro_prior(batch))
+            parameters = self.decode(z, batch.codes, sizes(batch.counts, self.decoder.scaling))
+            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=dense(batch.counts))
+
+    def pyro_guide(self, batch: CellBatch) -> None:
+        """The variational family, for Pyro."""
+        import pyro
+
+        with pyro.plate("cells", len(batch.codes)):
+            pyro.sample("z", self._pyro_posterior(batch))
+
+    @abstractmethod
+    def _pyro_prior(self, batch: CellBatch) -> Any:
+        """p(z), a Pyro distribution over the batch's cells."""
+
+    @abstractmethod
+    def _pyro_posterior(self, batch: CellBatch) -> Any:
+        """q(z | x, c), a Pyro distribution over the batch's cells."""
+
     @torch.no_grad()
     def log_evidence(self, batch: CellBatch, *, samples: int, generator: torch.Generator) -> Tensor:
         """Log p(x | c) ≈ log ¹⁄ₛ Σ_s p(x | z_s, c) p(z_s) / q(z_s), z_s ~ q, (cells,).
@@ -290,8 +312,7 @@ class LatentModel(Trainable):
         # Summed as they come: the draws of a batch need no memory for all samples.
         total = torch.full((len(batch.codes),), -torch.inf, device=batch.codes.device)
         for _ in range(samples):
-            z, log_q = proposal.sample(generator)
-            total = torch.logaddexp(
-                total, self.log_likelihood(z, batch) + self.prior_log_prob(z) - log_q
-            )
+            z, log_q = proposal(generator)
+            log_p = self.log_likelihood(z, batch) + self.prior_log_prob(z)
+            total = torch.logaddexp(total, log_p - log_q)
         return total - math.log(samples)

@@ -16,19 +16,20 @@ the better for it (``experiments/LOG.md``).
 from __future__ import annotations
 
 from functools import reduce
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, dense, sizes
+from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.nn import GaussianMixture
 from perturbgen.nn.layers import Draws
 from perturbgen.nn.likelihoods import HALF_LOG_2PI
 
 _STEP = 0.02  # of the finite differences that give the decoder's slopes
+_WIDEN = 1.1  # the standard deviations of a proposal, over those of the curvature at the mode
 BETAS = (0.5, 0.7)  # of Adam for representations: a short memory, as published
 
 
@@ -40,21 +41,22 @@ class _Fit(NamedTuple):
     steps: int
 
 
-class _LaplaceProposal(Proposal):
-    """Gaussians around the modes, with the curvature there as precision, a little wider."""
+class _Space(NamedTuple):
+    """Latent dimensions with a mixture of their own.
 
-    def __init__(self, mode: Tensor, precision: Tensor, *, widen: float = 1.1) -> None:
-        self.mode = mode
-        # A little wider than the curvature says: weights of importance are bounded only where the
-        # proposal's tails are no lighter than the posterior's.
-        self.factor = torch.linalg.cholesky(precision / widen**2)  # (cells, latent, latent)
+    ``covariate``, if any, is the one whose categories its components belong to.
+    """
 
-    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """z and its log density."""
-        noise = torch.randn(self.mode.shape, generator=generator, device=self.mode.device)
-        step = torch.linalg.solve_triangular(self.factor.mT, noise[..., None], upper=True)[..., 0]
-        log_scale = self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return self.mode + step, (-0.5 * noise.square() - HALF_LOG_2PI).sum(-1) + log_scale
+    mixture: GaussianMixture
+    dimensions: slice
+    covariate: int | None
+
+    def labelled(self, z: Tensor, codes: Tensor) -> Tensor:
+        """Log p(z | φ), (cells,), or log N of the component that the cell's category names."""
+        own = z[:, self.dimensions]
+        if self.covariate is None:
+            return self.mixture.log_prob(own)
+        return self.mixture.component_log_prob(own).gather(1, codes[:, [self.covariate]])[:, 0]
 
 
 class DGD(LatentModel):
@@ -87,8 +89,7 @@ class DGD(LatentModel):
         self.mixture, self.covariate_mixture = mixture, covariate_mixture
         self.label, self.covariate = label, covariate
         self.prior_weight, self.n_cells, self.inner_steps = prior_weight, n_cells, inner_steps
-        self.split = mixture.means.shape[1]
-        self.n_latent = sum(each.means.shape[1] for each in self._mixtures())
+        self.n_latent = self._spaces()[-1].dimensions.stop
         # Rows belong to cells: the training loop shares their gradients itself, row by row.
         self._ddp_params_and_buffers_to_ignore = ["representations.weight"]
         # Sparse: a step touches the rows of its batch alone.
@@ -101,7 +102,7 @@ class DGD(LatentModel):
         """Network, mixtures and representations."""
         return {
             "network": [*self.conditions.parameters(), *self.decoder.parameters()],
-            "mixture": [p for mixture in self._mixtures() for p in mixture.parameters()],
+            "mixture": [p for space in self._spaces() for p in space.mixture.parameters()],
             "representations": list(self.representations.parameters()),
         }
 
@@ -144,7 +145,14 @@ class DGD(LatentModel):
             self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
             for chosen in losses.argsort(dim=0)[:starts]
         )
-        return reduce(_better, fits)
+
+        def better(one: _Fit, other: _Fit) -> _Fit:
+            """Of two searches, the lower loss of each cell."""
+            keep = one.loss <= other.loss
+            z = torch.where(keep[:, None], one.z, other.z)
+            return _Fit(z, torch.minimum(one.loss, other.loss), one.steps + other.steps)
+
+        return reduce(better, fits)
 
     def refine(
         self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05
@@ -176,23 +184,24 @@ class DGD(LatentModel):
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """Log p(z | φ), (cells,), without the labels, which new cells do not have."""
-        log_prob = self.mixture.log_prob(z[..., : self.split])
-        if self.covariate_mixture is not None:
-            log_prob = log_prob + self.covariate_mixture.log_prob(z[..., self.split :])
-        return log_prob
+        parts = [space.mixture.log_prob(z[..., space.dimensions]) for space in self._spaces()]
+        return reduce(torch.add, parts)
 
     def prior_sample(
         self, n: int, generator: torch.Generator, codes: Tensor | None = None
     ) -> Tensor:
         """Draws from the mixtures; with codes, from the component that a cell's category names."""
         parts = []
-        for mixture, covariate in zip(self._mixtures(), (self.label, self.covariate), strict=False):
+        for mixture, _, covariate in self._spaces():
             named = None if codes is None or covariate is None else codes[:, covariate]
             parts.append(mixture.sample(n, component=named, generator=generator))
         return torch.cat(parts, dim=-1)
 
-    def propose(self, batch: CellBatch) -> _LaplaceProposal:
-        """The Fisher information at the mode, Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), and the prior's."""
+    def propose(self, batch: CellBatch) -> Proposal:
+        """Gaussians around the modes, with the curvature there as precision, a little wider.
+
+        That is the Fisher information, Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), and the prior's.
+        """
         mode = self.infer(batch).z
         size = sizes(batch.counts, self.decoder.scaling)
         with torch.no_grad():
@@ -212,41 +221,37 @@ class DGD(LatentModel):
                 [slope(e) for e in _STEP * torch.eye(self.n_latent, device=mode.device)], dim=1
             )
             information = torch.einsum("ckg,cg,clg->ckl", slopes, weight, slopes)
-        return _LaplaceProposal(mode, information + torch.diag_embed(self._prior_precision(mode)))
+            precision = information + torch.diag_embed(self._prior_precision(mode))
+            # A little wider than the curvature says: weights of importance are bounded only where
+            # the proposal's tails are no lighter than the posterior's.
+            factor = torch.linalg.cholesky(precision / _WIDEN**2)  # (cells, latent, latent)
+            log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-    def pyro_model(self, batch: CellBatch) -> None:
-        """The generative story, for Pyro; its ELBO is the objective but for log p(φ)."""
-        import pyro
+        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
+            noise = torch.randn(mode.shape, generator=generator, device=mode.device)
+            step = torch.linalg.solve_triangular(factor.mT, noise[..., None], upper=True)[..., 0]
+            return mode + step, (-0.5 * noise.square() - HALF_LOG_2PI).sum(-1) + log_scale
+
+        return draw
+
+    def _pyro_prior(self, batch: CellBatch) -> Any:
         from pyro import distributions as dist
-
-        from perturbgen.nn.distributions import NegativeBinomial
 
         m = self.mixture
-        components = dist.Normal(
-            m.means, torch.exp(-0.5 * m.log_precision).expand_as(m.means)
-        ).to_event(1)
-        prior = dist.MixtureSameFamily(dist.Categorical(logits=m.weight_logits), components)
-        with pyro.plate("cells", len(batch.codes)):
-            z = pyro.sample("z", prior)
-            parameters = self.decode(z, batch.codes, sizes(batch.counts, self.decoder.scaling))
-            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=dense(batch.counts))
+        sd = torch.exp(-0.5 * m.log_precision).expand_as(m.means)
+        components = dist.Normal(m.means, sd).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=m.weight_logits), components)
 
-    def pyro_guide(self, batch: CellBatch) -> None:
+    def _pyro_posterior(self, batch: CellBatch) -> Any:
         """A point for each cell."""
-        import pyro
         from pyro import distributions as dist
 
-        with pyro.plate("cells", len(batch.codes)):
-            pyro.sample("z", dist.Delta(self.representations(batch.index), event_dim=1))
+        return dist.Delta(self.representations(batch.index), event_dim=1)
 
     def _terms(self, z: Tensor, batch: CellBatch, codes: Tensor) -> dict[str, Tensor]:
-        own = self._labelled(self.mixture, z[:, : self.split], batch.codes, self.label)
-        once = self.mixture.prior_log_prob()
-        if self.covariate_mixture is not None:
-            own = own + self._labelled(
-                self.covariate_mixture, z[:, self.split :], batch.codes, self.covariate
-            )
-            once = once + self.covariate_mixture.prior_log_prob()
+        spaces = self._spaces()
+        own = reduce(torch.add, (space.labelled(z, batch.codes) for space in spaces))
+        once = reduce(torch.add, (space.mixture.prior_log_prob() for space in spaces))
         # Each cell's part, so that an epoch counts log p(φ) once.
         share = -once * self.prior_weight / self.n_cells
         return {
@@ -255,41 +260,27 @@ class DGD(LatentModel):
             "mixture": share.expand(len(z)),
         }
 
-    @staticmethod
-    def _labelled(
-        mixture: GaussianMixture, z: Tensor, codes: Tensor, covariate: int | None
-    ) -> Tensor:
-        """Log p(z | φ), or log N of the component that the cell's category names."""
-        if covariate is None:
-            return mixture.log_prob(z)
-        return mixture.component_log_prob(z).gather(1, codes[:, [covariate]])[:, 0]
-
-    def _mixtures(self) -> list[GaussianMixture]:
-        return [self.mixture, *([] if self.covariate_mixture is None else [self.covariate_mixture])]
+    def _spaces(self) -> list[_Space]:
+        """Where the representations of cells lie, and of the covariate's categories if there."""
+        width = self.mixture.means.shape[1]
+        spaces = [_Space(self.mixture, slice(0, width), self.label)]
+        if self.covariate_mixture is not None:
+            further = slice(width, width + self.covariate_mixture.means.shape[1])
+            spaces.append(_Space(self.covariate_mixture, further, self.covariate))
+        return spaces
 
     def _start_points(self) -> Tensor:
         """Every combination of component means, (starts, latent)."""
-        means = [mixture.means.detach() for mixture in self._mixtures()]
-        if len(means) == 1:
-            return means[0]
-        first, second = means
-        return torch.cat(
-            [first.repeat_interleave(len(second), 0), second.repeat(len(first), 1)], dim=-1
-        )
+        first, *rest = (space.mixture.means.detach() for space in self._spaces())
+        for more in rest:
+            pairs = [first.repeat_interleave(len(more), 0), more.repeat(len(first), 1)]
+            first = torch.cat(pairs, dim=-1)
+        return first
 
     def _prior_precision(self, z: Tensor) -> Tensor:
         """1/σ² of the component that answers most for each point, (cells, latent)."""
-        parts, start = [], 0
-        for mixture in self._mixtures():
-            width = mixture.means.shape[1]
-            nearest = mixture.component_log_prob(z[:, start : start + width]).argmax(-1)
+        parts = []
+        for mixture, dimensions, _ in self._spaces():
+            nearest = mixture.component_log_prob(z[:, dimensions]).argmax(-1)
             parts.append(mixture.log_precision.detach().exp().expand_as(mixture.means)[nearest])
-            start += width
         return torch.cat(parts, dim=-1)
-
-
-def _better(one: _Fit, other: _Fit) -> _Fit:
-    """Of two searches, the lower loss of each cell."""
-    keep = one.loss <= other.loss
-    z = torch.where(keep[:, None], one.z, other.z)
-    return _Fit(z, torch.minimum(one.loss, other.loss), one.steps + other.steps)

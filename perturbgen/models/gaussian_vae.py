@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from perturbgen.models.base import CellBatch, CountParameters, SparseValues, dense, sizes
-from perturbgen.models.conditions import Conditions
 from perturbgen.models.nbvae import NBVAE
 from perturbgen.nn import MLP, gaussian_log_prob
 from perturbgen.nn.layers import Scaling
@@ -47,25 +46,14 @@ class GaussianDecoder(nn.Module):
     ) -> CountParameters:
         """Mean of y (..., cells, genes) and log σ (genes,); y is free of the size."""
         # A gene without counts is fitted exactly: its σ would fall for ever, and its density grow.
-        return CountParameters(
-            self.network(z, features).float(), -3 + torch.nn.functional.softplus(self.log_sd + 3)
-        )
+        log_sd = -3 + torch.nn.functional.softplus(self.log_sd + 3)
+        return CountParameters(self.network(z, features).float(), log_sd)
 
 
 class GaussianVAE(NBVAE):
     """See the head of this file."""
 
     decoder: GaussianDecoder  # type: ignore[assignment]
-
-    def __init__(
-        self,
-        n_latent: int,
-        hidden: Sequence[int],
-        conditions: Conditions,
-        decoder: GaussianDecoder,
-        **options: object,
-    ) -> None:
-        super().__init__(n_latent, hidden, conditions, decoder, **options)  # type: ignore[arg-type]
 
     def log_likelihood(self, z: Tensor, batch: CellBatch, codes: Tensor | None = None) -> Tensor:
         """Log density of y given z and c, (cells,); not comparable with that of counts."""
@@ -83,9 +71,8 @@ class GaussianVAE(NBVAE):
         y = mean + log_sd.exp() * torch.randn(mean.shape, generator=generator, device=mean.device)
         counts = _counts_of(y, size)
         # By chance, not to the nearest: the mean stays, though most counts are below one half.
-        return torch.floor(
-            counts + torch.rand(counts.shape, generator=generator, device=counts.device)
-        )
+        chance = torch.rand(counts.shape, generator=generator, device=counts.device)
+        return torch.floor(counts + chance)
 
     @torch.no_grad()
     def expected(self, z: Tensor, codes: Tensor, size: Tensor) -> Tensor:

@@ -9,20 +9,12 @@ It minimises E_q[−log p(x | z, c)] + KL(q ‖ N(0, I)).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from perturbgen.models.base import (
-    CellBatch,
-    CountDecoder,
-    LatentModel,
-    Proposal,
-    SparseValues,
-    dense,
-    sizes,
-)
+from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, SparseValues
 from perturbgen.models.conditions import Conditions
 from perturbgen.nn import MLP
 from perturbgen.nn.layers import Draws
@@ -47,18 +39,10 @@ class _Posterior(NamedTuple):
         """KL(q ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), (cells,)."""
         return (0.5 * (self.mean.square() + torch.expm1(2 * self.log_sd)) - self.log_sd).sum(-1)
 
-
-class _GaussianProposal(Proposal):
-    """Draws from the encoder's posterior."""
-
-    def __init__(self, posterior: _Posterior) -> None:
-        self.posterior = posterior
-
-    def sample(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """z and log q(z | x)."""
-        mean, log_sd = self.posterior
-        noise = torch.randn(mean.shape, generator=generator, device=mean.device)
-        return self.posterior.at(noise), (-0.5 * noise.square() - log_sd - HALF_LOG_2PI).sum(-1)
+    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """z and log q(z | x), a proposal."""
+        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
+        return self.at(noise), (-0.5 * noise.square() - self.log_sd - HALF_LOG_2PI).sum(-1)
 
 
 class NBVAE(LatentModel):
@@ -80,10 +64,12 @@ class NBVAE(LatentModel):
     ) -> None:
         super().__init__(conditions, decoder, category=category)
         self.n_latent, self.encoder_input = n_latent, encoder_input
-        n_genes = decoder.head.out_features
-        widths = [*hidden, 2 * n_latent]
         self.encoder = MLP(
-            n_genes, widths, n_conditions=conditions.width, layer_norm=layer_norm, dropout=dropout
+            decoder.head.out_features,
+            [*hidden, 2 * n_latent],
+            n_conditions=conditions.width,
+            layer_norm=layer_norm,
+            dropout=dropout,
         )
 
     def posterior(self, batch: CellBatch, codes: Tensor | None = None) -> _Posterior:
@@ -100,20 +86,15 @@ class NBVAE(LatentModel):
         z = posterior.at(draws.normal(len(codes), self.n_latent))
         return {"reconstruction": -self.log_likelihood(z, batch, codes), "kl": posterior.kl()}
 
-    def validate(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
-        """As ``forward``, of a model in evaluation mode."""
-        with torch.no_grad():
-            return self(batch, draws)
-
     @torch.no_grad()
     def encode(self, batch: CellBatch) -> Tensor:
         """μ(x, c)."""
         return self.posterior(batch).mean
 
     @torch.no_grad()
-    def propose(self, batch: CellBatch) -> _GaussianProposal:
+    def propose(self, batch: CellBatch) -> Proposal:
         """The posterior."""
-        return _GaussianProposal(self.posterior(batch))
+        return self.posterior(batch).draw
 
     def prior_log_prob(self, z: Tensor) -> Tensor:
         """Log N(z; 0, I)."""
@@ -125,29 +106,18 @@ class NBVAE(LatentModel):
         """Standard normals."""
         return torch.randn(n, self.n_latent, generator=generator, device=generator.device)
 
-    def pyro_model(self, batch: CellBatch) -> None:
-        """The generative story, for Pyro; an ELBO of it and the guide equals ``forward``."""
-        import pyro
+    def _pyro_prior(self, batch: CellBatch) -> Any:
         from pyro import distributions as dist
 
-        from perturbgen.nn.distributions import NegativeBinomial
+        origin = torch.zeros(len(batch.codes), self.n_latent, device=batch.codes.device)
+        return dist.Normal(origin, 1.0).to_event(1)
 
-        with pyro.plate("cells", len(batch.codes)):
-            origin = torch.zeros(len(batch.codes), self.n_latent, device=batch.codes.device)
-            z = pyro.sample("z", dist.Normal(origin, 1.0).to_event(1))
-            parameters = self.decode(z, batch.codes, sizes(batch.counts, self.decoder.scaling))
-            pyro.sample("x", NegativeBinomial(*parameters).to_event(1), obs=dense(batch.counts))
-
-    def pyro_guide(self, batch: CellBatch) -> None:
-        """The variational family, for Pyro."""
-        import pyro
+    def _pyro_posterior(self, batch: CellBatch) -> Any:
         from pyro import distributions as dist
 
         mean, log_sd = self.posterior(batch)
-        with pyro.plate("cells", len(batch.codes)):
-            pyro.sample("z", dist.Normal(mean, log_sd.exp()).to_event(1))
+        return dist.Normal(mean, log_sd.exp()).to_event(1)
 
     def _read(self, batch: CellBatch) -> SparseValues:
-        return SparseValues.of(
-            batch.counts, torch.log1p if self.encoder_input == "log1p" else torch.clone
-        )
+        function = torch.log1p if self.encoder_input == "log1p" else torch.clone
+        return SparseValues.of(batch.counts, function)

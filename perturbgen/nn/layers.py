@@ -203,15 +203,14 @@ class Draws:
 
     def normal(self, cells: int, width: int) -> Tensor:
         """(cells, width), on the generator's device."""
-        # All numbers of the batch are drawn by every process, and each takes its own.
-        whole = torch.randn(
-            self.total or cells, width, generator=self.generator, device=self.generator.device
-        )
-        return whole[self.rank :: self.ranks]
+        return self._own(torch.randn, cells, width)
 
     def uniform(self, cells: int, width: int) -> Tensor:
         """(cells, width) in [0, 1)."""
-        whole = torch.rand(
-            self.total or cells, width, generator=self.generator, device=self.generator.device
-        )
+        return self._own(torch.rand, cells, width)
+
+    def _own(self, function: Callable[..., Tensor], cells: int, width: int) -> Tensor:
+        rows, device = self.total or cells, self.generator.device
+        # All numbers of the batch are drawn by every process, and each takes its own.
+        whole = function(rows, width, generator=self.generator, device=device)
         return whole[self.rank :: self.ranks]

@@ -142,9 +142,8 @@ def nb_log_prob(counts: Tensor, log_mean: Tensor, log_r: Tensor | float) -> Tens
     counts = counts.expand(shape)
     # A NaN or a negative count is not zero: it gives NaN, which the loop reports.
     where = counts.nonzero(as_tuple=True)
-    return _NegativeBinomial.apply(
-        counts[where].to(log_mean.dtype), log_mean.expand(shape), log_r, *where
-    )
+    positive = counts[where].to(log_mean.dtype)
+    return _NegativeBinomial.apply(positive, log_mean.expand(shape), log_r, *where)
 
 
 def nb_log_prob_sparse(
@@ -168,9 +167,8 @@ def nb_log_prob_sparse(
     rows = cell_of_each(offsets, len(values))
     stored = values != 0  # a file may store zeros
     where = rows[stored], columns[stored]
-    return _NegativeBinomial.apply(values[stored].to(log_mean.dtype), log_mean, log_r, *where).sum(
-        -1
-    )
+    counts = values[stored].to(log_mean.dtype)
+    return _NegativeBinomial.apply(counts, log_mean, log_r, *where).sum(-1)
 
 
 def sample_nb(log_mean: Tensor, log_r: Tensor, generator: torch.Generator | None) -> Tensor:
@@ -212,10 +210,8 @@ class _NegativeBinomial(torch.autograd.Function):
         odds = mean / r
         by_log_mean = mean.div_(1 + odds).neg_()
         log_prob = odds.log1p_().mul_(-r)
-        at_counts, by_log_mean[where], by_log_r = _positive_counts(
-            counts, log_mean[where], bounded.expand_as(log_mean)[where]
-        )
-        log_prob[where] = at_counts
+        at_counts = log_mean[where], bounded.expand_as(log_mean)[where]
+        log_prob[where], by_log_mean[where], by_log_r = _positive_counts(counts, *at_counts)
         ctx.save_for_backward(log_prob, by_log_mean, by_log_r, *where)
         ctx.r_shape = log_r.shape
         return log_prob
@@ -247,9 +243,8 @@ def _positive_counts(k: Tensor, log_mean: Tensor, log_r: Tensor) -> tuple[Tensor
     a, b, sign = torch.minimum(k, mean), torch.maximum(k, mean), torch.sign(k - mean)
     gap = b - a
     towards_r = sign * r * torch.log1p(gap / (a + r))
-    deviance = (
-        sign * k * torch.log1p(r * gap / (a * (b + r))) - towards_r - k * (log_mean - floored)
-    )
+    towards_mean = sign * k * torch.log1p(r * gap / (a * (b + r)))
+    deviance = towards_mean - towards_r - k * (log_mean - floored)
     spread = HALF_LOG_2PI + 0.5 * (k.log() + torch.log1p(k / r))
     remainders = _log_gamma_remainder(k + r) - _log_gamma_remainder(k) - _log_gamma_remainder(r)
     by_log_mean = (k - mean) * (r / (mean + r))

@@ -170,14 +170,11 @@ class MarginHead(nn.Module):
         if size >= len(classes):
             return self._part(x, classes, y, limit, self.scale)
         parts: list[tuple[Tensor, Tensor]] = []
-        first = 0
-        for some in classes.split(size):
+        for some, first in zip(classes.split(size), range(0, len(classes), size), strict=True):
             inputs = x, some, y - first, limit, self.scale
-            parts.append(
-                # Made again for the gradient; nothing in a chunk is random.
-                checkpoint(self._part, *inputs, use_reentrant=False, preserve_rng_state=False)
-            )
-            first += len(some)
+            # Made again for the gradient; nothing in a chunk is random.
+            part = checkpoint(self._part, *inputs, use_reentrant=False, preserve_rng_state=False)
+            parts.append(part)
         logs, sums = zip(*parts, strict=True)
         return torch.stack(logs).logsumexp(0), torch.stack(sums).sum(0)
 
@@ -255,12 +252,8 @@ def _class_margins(counts: Tensor, *, low: float, high: float, power: float = 0.
 def _class_weights(counts: Tensor, scheme: _Weighting, *, beta: float = 0.999) -> Tensor:
     """1/n, 1/√n or (1 − β)/(1 − β^n) (Cui 2019) for n rows; their mean over rows is 1."""
     n = counts.double()
-    raw = {
-        "inverse": lambda: 1 / n,
-        "root": lambda: n.rsqrt(),
-        "effective": lambda: (1 - beta) / (1 - beta**n),
-    }
-    weights = raw[scheme]()
+    raw = {"inverse": 1 / n, "root": n.rsqrt(), "effective": (1 - beta) / (1 - beta**n)}
+    weights = raw[scheme]
     return (weights * n.sum() / (weights * n).sum()).float()
 
 

@@ -48,19 +48,13 @@ class _Softball:
         """Points (n, dimension), on the generator's device: a direction times a radius."""
         device = generator.device if generator else None
         # A normal vector points anywhere alike.
-        direction = functional.normalize(
-            torch.randn(n, self.dimension, generator=generator, device=device), dim=-1
-        )
-        cumulative = self._log_shells.softmax(0).cumsum(0).to(direction.device)
-        shell = torch.searchsorted(
-            cumulative, torch.rand(n, 1, generator=generator, device=device).double()
-        )
+        normal = torch.randn(n, self.dimension, generator=generator, device=device)
+        cumulative = self._log_shells.softmax(0).cumsum(0).to(normal.device)
+        place = torch.rand(n, 1, generator=generator, device=device).double()
+        shell = torch.searchsorted(cumulative, place).clamp(max=_SHELLS - 1)
         within = torch.rand(n, 1, generator=generator, device=device)
-        return (
-            direction
-            * (shell.clamp(max=_SHELLS - 1) + within)
-            * (self._furthest * self.radius / _SHELLS)
-        )
+        width = self._furthest * self.radius / _SHELLS
+        return functional.normalize(normal, dim=-1) * (shell + within) * width
 
     @property
     def _furthest(self) -> float:
@@ -72,22 +66,16 @@ class _Softball:
         """Log of ∫ ρ^(L−1) / (1 + exp(a (ρ − 1))) over thin shells out to the furthest."""
         width = self._furthest / _SHELLS
         radii = (torch.arange(_SHELLS, dtype=torch.float64) + 0.5) * width
-        return (
-            (self.dimension - 1) * radii.log()
-            - functional.softplus(self.hardness * (radii - 1))
-            + math.log(width)
-        )
+        excess = functional.softplus(self.hardness * (radii - 1))
+        return (self.dimension - 1) * radii.log() - excess + math.log(width)
 
     @cached_property
     def _log_volume(self) -> float:
         """Log of the integral over all points of 1 / (1 + exp(a (‖x‖/R − 1)))."""
         half = self.dimension / 2
         log_sphere = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
-        return (
-            log_sphere
-            + self.dimension * math.log(self.radius)
-            + float(self._log_shells.logsumexp(0))
-        )
+        shells = float(self._log_shells.logsumexp(0))
+        return log_sphere + self.dimension * math.log(self.radius) + shells
 
 
 class GaussianMixture(nn.Module):
@@ -147,11 +135,8 @@ class GaussianMixture(nn.Module):
     def prior_log_prob(self) -> Tensor:
         """Log density of the parameters, to be counted once for all data, not once a cell."""
         n, alpha = len(self.weight_logits), self.concentration
-        dirichlet = (
-            (alpha - 1) * self.weight_logits.log_softmax(0).sum()
-            + math.lgamma(n * alpha)
-            - n * math.lgamma(alpha)
-        )
+        log_weights = self.weight_logits.log_softmax(0).sum()
+        dirichlet = (alpha - 1) * log_weights + math.lgamma(n * alpha) - n * math.lgamma(alpha)
         deviation = (self.log_precision + 2 * math.log(self.sd)) / self.sd_spread
         log_normal = -0.5 * deviation.square() - math.log(self.sd_spread) - HALF_LOG_2PI
         return self.softball.log_prob(self.means).sum() + dirichlet + log_normal.sum()
@@ -162,11 +147,9 @@ class GaussianMixture(nn.Module):
     ) -> Tensor:
         """(n, dimension), of given components, int64 (n,), or of components drawn by weight."""
         if component is None:
-            component = torch.multinomial(
-                self.weight_logits.softmax(0), n, replacement=True, generator=generator
-            )
+            weights = self.weight_logits.softmax(0)
+            component = torch.multinomial(weights, n, replacement=True, generator=generator)
         mean = self.means[component]
         sd = torch.exp(-0.5 * self.log_precision[component])
-        return mean + sd * torch.randn(
-            mean.shape, generator=generator, device=mean.device, dtype=mean.dtype
-        )
+        noise = torch.randn(mean.shape, generator=generator, device=mean.device, dtype=mean.dtype)
+        return mean + sd * noise

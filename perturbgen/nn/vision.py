@@ -8,7 +8,7 @@ normalisation anew on each experiment.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, Final
 
@@ -20,6 +20,13 @@ from perturbgen.core.errors import MissingDependencyError
 from perturbgen.nn.likelihoods import ShapeError
 
 _PHOTOGRAPH: Final = 3  # channels of the networks that weights are published for
+_STATISTICS: Final = (
+    "running_mean",
+    "running_var",
+    "num_batches_tracked",
+    "momentum",
+    "track_running_stats",
+)
 _RESNETS: Final = {"resnet18": 512, "resnet34": 512, "resnet50": 2048}  # with their features
 
 
@@ -109,17 +116,15 @@ def backbone(
         ) from None
     network: Any
     if name in _RESNETS:
-        network, wide = (
-            getattr(nets, name)(
-                spatial_dims=2,
-                n_input_channels=_PHOTOGRAPH,
-                conv1_t_size=7,
-                conv1_t_stride=2,
-                feed_forward=False,
-                # As torchvision, so that its weights fit; batch normalisation takes a bias away.
-                bias_downsample=False,
-            ),
-            _RESNETS[name],
+        wide = _RESNETS[name]
+        network = getattr(nets, name)(
+            spatial_dims=2,
+            n_input_channels=_PHOTOGRAPH,
+            conv1_t_size=7,
+            conv1_t_stride=2,
+            feed_forward=False,
+            # As torchvision, so that its weights fit; batch normalisation takes a bias away.
+            bias_downsample=False,
         )
     else:
         network = getattr(nets, name)(spatial_dims=2, in_channels=_PHOTOGRAPH, out_channels=1)
@@ -163,65 +168,35 @@ def resized(weight: Tensor, channels: int) -> Tensor:
     return mean.repeat(1, channels, 1, 1)
 
 
-def _batch_norms(network: nn.Module) -> list[_BatchNorm]:
-    """The layers of batch normalisation."""
-    return [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
-
-
-def own_statistics(
-    network: nn.Module, show: Callable[[], None] | None = None
-) -> AbstractContextManager[None]:
+@contextmanager
+def own_statistics(network: nn.Module, show: Callable[[], None] | None = None) -> Iterator[None]:
     """Within the block, norms have statistics of their own, and after it those of training again.
 
     They are those of all that ``show`` sends through the network or, without it, each batch's.
+    Nothing is learned from labels, and no weight changes.
     """
-    return _of_each_batch(network) if show is None else _estimated(network, show)
-
-
-@contextmanager
-def _estimated(network: nn.Module, show: Callable[[], None]) -> Iterator[None]:
-    """Within the block, norms have the statistics of what ``show`` sends through the network.
-
-    The statistics of training come back after it. Nothing is learned from labels, and no weight
-    changes.
-    """
-    layers = _batch_norms(network)
-    kept = [
-        (layer, layer.momentum, {k: v.clone() for k, v in layer.state_dict().items()})
-        for layer in layers
-    ]
+    layers = [layer for layer in network.modules() if isinstance(layer, _BatchNorm)]
+    kept = [{name: getattr(layer, name) for name in _STATISTICS} for layer in layers]
     was_training = network.training
     try:
         network.eval()
         for layer in layers:
+            if show is None:
+                # Without running statistics a norm uses those of the batch, in evaluation, too.
+                layer.running_mean, layer.running_var = None, None
+                continue
+            for name, buffer in list(layer.named_buffers()):
+                setattr(layer, name, buffer.clone())  # what is kept must not change
             layer.reset_running_stats()
             layer.momentum = None  # the mean over all batches, not a moving one
             layer.train()
-        with torch.no_grad():
-            show()
-        network.eval()
+        if show is not None:
+            with torch.no_grad():
+                show()
+            network.eval()
         yield
     finally:
-        for layer, momentum, state in kept:
-            layer.momentum = momentum
-            layer.load_state_dict(state)
-        network.train(was_training)
-
-
-@contextmanager
-def _of_each_batch(network: nn.Module) -> Iterator[None]:
-    """Within the block, norms use each batch's own statistics and remember none of them."""
-    layers = _batch_norms(network)
-    was_training = network.training
-    network.eval()
-    tracked = [layer.track_running_stats for layer in layers]
-    statistics = [(layer.running_mean, layer.running_var) for layer in layers]
-    try:
-        for layer in layers:
-            # Without running statistics a norm uses those of the batch, in evaluation, too.
-            layer.running_mean, layer.running_var = None, None
-        yield
-    finally:
-        for layer, (mean, variance), track in zip(layers, statistics, tracked, strict=True):
-            layer.running_mean, layer.running_var, layer.track_running_stats = mean, variance, track
+        for layer, state in zip(layers, kept, strict=True):
+            for name, value in state.items():
+                setattr(layer, name, value)
         network.train(was_training)

@@ -18,7 +18,7 @@ from scipy.stats import poisson
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.stats import divide
-from perturbgen.core.tables import CONDITION, VEHICLE, conditions_of
+from perturbgen.core.tables import CONDITION, VEHICLE, conditions_of, with_compound
 from perturbgen.generate import (
     WELL,
     CellGenerator,
@@ -45,8 +45,7 @@ _LARGE: Final = 1000.0
 
 def read_wanted(conditions: pd.DataFrame) -> pd.MultiIndex:
     """The conditions of a table with ``cell_type`` and ``compound`` (or ``sm_name``), each once."""
-    table = conditions.rename(columns={} if "compound" in conditions else {"sm_name": "compound"})
-    wanted = wanted_conditions(table)
+    wanted = wanted_conditions(with_compound(conditions, "the table of conditions"))
     if not len(wanted):
         raise SchemaError("no condition is asked for", expected="rows of cell_type and compound")
     return pd.MultiIndex.from_frame(wanted)

@@ -290,6 +290,7 @@ def _ask_torn(
     pairs: PairedProfiles, split: _Split, setting: Setting, rng: np.random.Generator
 ) -> tuple[MatchedFold, MatchedFold]:
     """The same after fits to pairs that were torn apart, the mean of all tearings."""
+    # One tearing can be significant by luck (p .008 once), the mean of ten is not.
     asked = []
     for _ in range(_TEARINGS):
         u = split.second.u

@@ -77,6 +77,7 @@ def read_embedding(embedding: Array | pd.DataFrame, meta: pd.DataFrame) -> Array
                 f"{shorten(absent)}",
                 expected="one row of the embedding for each row of the labels",
             )
+        # By label: rows in another order would be scored under each other's names.
         embedding = embedding.loc[meta.index].to_numpy()
     vectors = np.asarray(embedding)
     if vectors.ndim != 2 or len(vectors) != len(meta) or 0 in vectors.shape:

@@ -295,10 +295,9 @@ def controlled(
     rows: dict[str, dict[str, Any]] = {}
     for name, rule in variants.items():
         labels = shuffled if name == "shuffled labels" else meta
+        rule = {"same": same, "differ": differ, **options, **rule}
         try:
-            result = retrieve(
-                embedding, labels, **{"same": same, "differ": differ, **options, **rule}
-            )
+            result = retrieve(embedding, labels, **rule)
         # One plate only, for instance: the other variants still say something.
         except SchemaError as error:
             rows[name] = {"note": error.what}

@@ -198,7 +198,8 @@ def _model_of(
     shared: dict[str, Any] = {"n_conditions": conditions.width, "layer_norm": net.layer_norm}
     if model.kind == "gaussian_vae":
         plain = GaussianDecoder(model.latent, net.hidden, len(share), **shared)
-        return GaussianVAE(model.latent, model.encoder, conditions, plain, **encoder)
+        vae: Any = GaussianVAE  # whose decoder is another kind than that of the models of counts
+        return vae(model.latent, model.encoder, conditions, plain, **encoder)
     decoder = CountDecoder(
         model.latent + (2 if model.covariate_space else 0),
         net.hidden,

@@ -10,9 +10,9 @@ from scipy.stats import t as student
 
 from perturbgen.baselines import blend_weights, make
 from perturbgen.baselines.base import TrainTable
-from perturbgen.baselines.constants import _median
 from perturbgen.baselines.features import Components, backward, forward
 from perturbgen.baselines.linear import _squares_between, _variance_components, bilinear_ridge
+from perturbgen.baselines.rows import _median
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.tables import CONDITION as KEY
 

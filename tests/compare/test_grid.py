@@ -15,8 +15,8 @@ import pytest
 
 import perturbgen
 from perturbgen.baselines import make
-from perturbgen.baselines.constants import CellTypeMean
-from perturbgen.compare import grid
+from perturbgen.baselines.rows import _CellTypeMean
+from perturbgen.compare import grid, methods
 from perturbgen.compare.grid import Job
 from perturbgen.core.errors import PerturbgenError
 from perturbgen.evaluate import score
@@ -86,7 +86,7 @@ def test_changed_data_and_code_recompute_everything(
     assert states(found) == {"done": 3}
     np.testing.assert_array_equal(found.card.scores, run(tmp_path / "fresh").card.scores)
     assert not found.card.scores.equals(before.card.scores)
-    monkeypatch.setattr(grid, "_code_version", lambda parts: f"another version of {parts}")
+    monkeypatch.setattr(methods, "_code_version", lambda parts: f"another version of {parts}")
     assert states(run()) == {"done": 3}
 
 
@@ -124,7 +124,7 @@ def test_a_crash_inside_a_method_is_a_failed_job(run: Run, monkeypatch: pytest.M
     def crash(*_: Any) -> None:
         raise ZeroDivisionError("of all things")
 
-    monkeypatch.setattr(CellTypeMean, "_predict", crash)
+    monkeypatch.setattr(_CellTypeMean, "_predict", crash)
     found = run()
     (outcome,) = found.failures.values()
     assert outcome.error == "ZeroDivisionError: of all things"
@@ -219,7 +219,6 @@ NO_NUMBERS = {
     "core/page.py",
     "core/runs.py",
     "core/system.py",
-    "compare/folds.py",
     "compare/settings.py",
 }
 
@@ -270,7 +269,7 @@ def files_of(part: str) -> list[Path]:
     return list((PACKAGE / part).rglob("*.py")) or [PACKAGE / part]
 
 
-@pytest.mark.parametrize("parts", [grid._FITTING, grid._GENERATING, grid._SCORING])
+@pytest.mark.parametrize("parts", [methods._FITTING, methods._GENERATING, methods._SCORING])
 def test_a_jobs_key_knows_all_code_that_its_numbers_come_from(parts: tuple[str, ...]) -> None:
     listed = {path.relative_to(PACKAGE).as_posix() for part in parts for path in files_of(part)}
     # These two import what runs and scores need as well.

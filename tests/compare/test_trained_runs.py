@@ -14,7 +14,7 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from perturbgen.compare import Comparison, compare, grid, write_outputs
+from perturbgen.compare import Comparison, compare, methods, write_outputs
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
@@ -159,9 +159,9 @@ def test_code_that_generates_is_code_that_a_run_depends_on(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ran(made, tmp_path)
-    real = grid._code_version
+    real = methods._code_version
     monkeypatch.setattr(
-        grid, "_code_version", lambda rooms: "new" if "predict" in rooms else real(rooms)
+        methods, "_code_version", lambda rooms: "new" if "predict" in rooms else real(rooms)
     )
     found = ran(made, tmp_path)
     assert found.jobs.set_index("method")["state"].to_dict() == {"zeros": "cached", "vae": "done"}

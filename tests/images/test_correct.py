@@ -226,10 +226,11 @@ def test_batches_are_told_from_held_out_controls_before_and_not_after() -> None:
         well=["plate", "well"],
         rng=np.random.default_rng(0),
     )
-    assert found.before > 0.9
-    assert found.after == pytest.approx(1 / 3, abs=0.12)
-    assert found.variance_before > 0.5
-    assert abs(found.variance_after) < 0.1
+    accuracy, share = found["nearest neighbours"], found["variance between"]
+    assert accuracy["before"] > 0.9
+    assert accuracy["after"] == pytest.approx(1 / 3, abs=0.12)
+    assert share["before"] > 0.5
+    assert abs(share["after"]) < 0.1
 
 
 def test_the_sites_of_a_well_are_held_out_together(monkeypatch: pytest.MonkeyPatch) -> None:

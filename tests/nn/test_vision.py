@@ -16,7 +16,6 @@ from perturbgen.nn.vision import (
     _RESNETS,
     ChannelMix,
     ColourMap,
-    _batch_norms,
     _replace_first,
     _SmallCNN,
     backbone,
@@ -107,5 +106,5 @@ def test_own_statistics_take_gain_and_offset_away_and_leave_the_network_as_it_wa
             torch.testing.assert_close(network(shifted(gain)), found[0], rtol=0.05, atol=0.02)
     for key, value in network.state_dict().items():
         assert value.equal(before[key]), key
-    assert [layer.momentum for layer in _batch_norms(network)] == [0.1]
+    assert [m.momentum for m in network.modules() if isinstance(m, nn.BatchNorm2d)] == [0.1]
     assert not network.training

@@ -83,7 +83,11 @@ class ImageFeed:
             return []
         size = self.settings.training.batch_size
         groups = np.split(np.argsort(group, kind="stable"), np.cumsum(np.bincount(group))[:-1])
-        return [part for rows in groups for part in _equal_parts(rng.permutation(rows), size)]
+        return [
+            part
+            for rows in groups
+            for part in np.array_split(rng.permutation(rows), -(-len(rows) // size))
+        ]
 
     def steps(self, ranks: int) -> int:
         """Batches of an epoch; each process has its share of every one."""
@@ -195,11 +199,6 @@ def _standardised(image: np.ndarray) -> np.ndarray:
     away = image - image.mean(axis=(1, 2), keepdims=True)
     spread = away.std(axis=(1, 2), keepdims=True)
     return np.divide(away, spread, out=np.zeros_like(away), where=spread > 1e-6)
-
-
-def _equal_parts(rows: np.ndarray, size: int) -> list[np.ndarray]:
-    """Equal parts of at most ``size``."""
-    return np.array_split(rows, -(-len(rows) // size))
 
 
 def _mean_of_squares(image: np.ndarray, factor: int) -> np.ndarray:

@@ -287,6 +287,8 @@ def _renamed(name: str) -> str:
 
 
 class _Reversal(torch.autograd.Function):
+    """The features, their gradient turned round: what reads them learns, what makes them not."""
+
     @staticmethod
     def forward(context: Any, features: Tensor) -> Tensor:
         return features.view_as(features)
@@ -296,23 +298,16 @@ class _Reversal(torch.autograd.Function):
         return -gradients[0]
 
 
-def _reversed_gradient(features: Tensor) -> Tensor:
-    """The features, their gradient turned round: what reads them learns, what makes them not."""
-    return _Reversal.apply(features)
-
-
 class _DomainHead(nn.Module):
     """A classifier of domains behind a reversed gradient: -log p(domain), (samples,)."""
 
-    def __init__(self, features: int, domains: int, *, width: int = 64) -> None:
+    def __init__(self, features: int, domains: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(features, width), nn.ReLU(), nn.Linear(width, domains)
-        )
+        self.layers = nn.Sequential(nn.Linear(features, 64), nn.ReLU(), nn.Linear(64, domains))
 
     def forward(self, features: Tensor, domain: Tensor) -> Tensor:
         """Cross entropy (samples,) of domains (samples,) read from features (samples, features)."""
-        logits = self.layers(_reversed_gradient(features))
+        logits = self.layers(_Reversal.apply(features))
         return functional.cross_entropy(logits, domain, reduction="none")
 
 

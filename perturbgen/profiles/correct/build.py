@@ -10,11 +10,11 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.profiles.correct.base import Correction, Pipeline
@@ -77,6 +77,8 @@ def correct_to(
     Block by block: neither they nor the result need to fit into memory. Returns how well a
     ``batch`` is told before and after: no line without batches.
     """
+    # 454 features of pure noise, whitened on 24 wells: 98 to 100 % of null compounds were active
+    # against these wells, 0 % with a quarter of them withheld.
     fitted = rows_to_fit(profiles, control, withhold=withhold, rng=rng)
     rows = []
     if batch:
@@ -124,24 +126,6 @@ def _part_of_each(
     return fitted
 
 
-@dataclass(frozen=True)
-class _Predictability:
-    """How much of the batch is in the withheld controls, before a correction and after it.
-
-    * ``before``, ``after``: balanced accuracy with which the nearest neighbours name the batch. It
-      sees what is left of a shift in a thousand features together, so it falls late.
-    * ``variance_before``, ``variance_after``: the share of the variance that lies between batches
-      (omega squared, about 0 where there is no effect).
-    """
-
-    before: float
-    after: float
-    chance: float
-    variance_before: float
-    variance_after: float
-    rows: int
-
-
 def batch_predictability(
     correction: Correction,
     profiles: Profiles,
@@ -151,11 +135,16 @@ def batch_predictability(
     split: Sequence[str],
     well: Sequence[str],
     rng: np.random.Generator,
-) -> _Predictability:
-    """How well the batch of half of the controls can be told from the other half.
+) -> pd.DataFrame:
+    """How well the batch of half of the controls is told from the other half: before, and after.
 
     The halves are of each group of ``split`` (a plate). ``well`` are the labels of a well: its
-    sites stay on one side and are never each other's neighbours.
+    sites stay on one side and are never each other's neighbours. Columns:
+
+    * ``nearest neighbours``: balanced accuracy with which they name the batch (``chance``: by
+      chance). It sees what is left of a shift in a thousand features together, so it falls late.
+    * ``variance between``: the share of the variance that lies between batches (omega squared,
+      about 0 where there is no effect).
     """
     controls = profiles.where(control)
     groups, wells = (Groups.of(controls.meta, names).codes for names in (split, well))
@@ -173,9 +162,12 @@ def batch_predictability(
     batches = Groups.of(held.meta, batch)
     codes, wells = batches.codes[rows], Groups.of(held.meta, well).codes[rows]
     views = [step.transform(held.values, held.meta)[rows] for step in (before, after)]
-    told = [_neighbour_accuracy(view, codes, wells) for view in views]
-    shares = [_batch_variance(view, codes) for view in views]
-    return _Predictability(told[0], told[1], 1 / len(batches), shares[0], shares[1], len(rows))
+    found = {
+        "nearest neighbours": [_neighbour_accuracy(view, codes, wells) for view in views],
+        "chance": 1 / len(batches),
+        "variance between": [_batch_variance(view, codes) for view in views],
+    }
+    return pd.DataFrame(found, index=["before", "after"])
 
 
 def _told_apart(
@@ -203,14 +195,8 @@ def _told_apart(
     except SchemaError as error:
         log.warning("batch predictability not measured: %s", error.what)
         return []
-    sides = (
-        ("before", found.before, found.variance_before),
-        ("after", found.after, found.variance_after),
-    )
-    return [
-        {"": side, "nearest neighbours": near, "chance": found.chance, "variance between": share}
-        for side, near, share in sides
-    ]
+    rows: Any = found.reset_index(names="").to_dict("records")
+    return list(rows)
 
 
 def _neighbour_accuracy(values: np.ndarray, batch: np.ndarray, well: np.ndarray) -> float:
@@ -234,6 +220,8 @@ def _batch_variance(values: np.ndarray, batch: np.ndarray) -> float:
 
     Unlike the plain share it does not grow with the number k of batches where there is no effect.
     """
+    # It falls to 0 after centring, where neighbours still tell batches: a plate shares the noise of
+    # its centre.
     names, codes = np.unique(batch, return_inverse=True)
     count, means = Groups(list(names), codes).means(values)
     within = float(((values - means[codes]) ** 2).sum())

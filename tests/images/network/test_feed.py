@@ -17,7 +17,7 @@ from PIL import Image
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.images.fields import read_field
 from perturbgen.images.network import feed as feeding
-from perturbgen.images.network.feed import ImageFeed, _equal_parts, _mean_of_squares
+from perturbgen.images.network.feed import ImageFeed, _mean_of_squares
 from perturbgen.images.network.fields import Fields, Vocabulary
 from perturbgen.images.network.model import _augmented, _turned
 from perturbgen.images.network.settings import AugmentSettings, ImageData, ImageSettings
@@ -94,7 +94,6 @@ def test_mixed_batches_mix_and_parts_are_equal(fields: Fields) -> None:
     assert np.mean(mixed) > 2
     sizes = {len(rows) for rows in make(fields, one_experiment=False).plan(0)}
     assert max(sizes) - min(sizes) <= 1
-    assert [len(part) for part in _equal_parts(np.arange(17), 8)] == [6, 6, 5]
 
 
 def test_the_order_is_that_of_seed_and_epoch_and_can_be_entered_anywhere(fields: Fields) -> None:

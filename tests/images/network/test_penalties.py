@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from perturbgen.images.network.model import _coral, _DomainHead, _reversed_gradient
+from perturbgen.images.network.model import _coral, _DomainHead, _Reversal
 
 
 def test_a_reversed_gradient_teaches_the_reader_and_unteaches_the_writer() -> None:
     x = torch.ones(2, 3, requires_grad=True)
-    (_reversed_gradient(x) * 2).sum().backward()
+    (_Reversal.apply(x) * 2).sum().backward()
     assert x.grad is not None
     assert x.grad.eq(-2).all()
     head = _DomainHead(3, 2)
