@@ -1,4 +1,4 @@
-"""The command line: a file adds the verbs of a noun; this one turns errors into exit codes."""
+"""The command line: a file has the VERBS of a noun; this one turns errors into exit codes."""
 
 from __future__ import annotations
 
@@ -31,17 +31,8 @@ from perturbgen.core.errors import PerturbgenError
 
 _INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
 
-_app = Verbs(
-    name="perturbgen",
-    help="What will this perturbation do to these cells, and how sure can we be?",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    # an error that we did not foresee shows Python's own traceback, whole
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
 # in the order of --help: from data to predictions to their scores
-for _noun in (
+_NOUNS = (
     doctor,
     data,
     simulate,
@@ -55,8 +46,16 @@ for _noun in (
     submit,
     l1000,
     images,
-):
-    _noun.register(_app)
+)
+_app = Verbs(
+    {name: verb for noun in _NOUNS for name, verb in noun.VERBS.items()},
+    name="perturbgen",
+    help="What will this perturbation do to these cells, and how sure can we be?",
+    rich_markup_mode="rich",
+    # an error that we did not foresee shows Python's own traceback, whole
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 
 
 def _show_version(wanted: bool) -> None:

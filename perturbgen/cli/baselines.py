@@ -17,12 +17,6 @@ if TYPE_CHECKING:
     from perturbgen.baselines import Baseline
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("baselines")(_baselines)
-    app.command("baseline")(_baseline)
-
-
 def _baselines(
     name: Annotated[str | None, typer.Argument(help="Show the settings of this one.")] = None,
     as_json: Json = False,
@@ -149,3 +143,6 @@ def _build(
         "smiles": None if smiles is None else read_smiles(smiles),
     }
     return make(name, **given, **settings)
+
+
+VERBS = {"baselines": _baselines, "baseline": _baseline}

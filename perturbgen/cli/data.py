@@ -16,18 +16,6 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from anndata import AnnData
 
-_data_app = Verbs(help="Check data, find public data, fetch them.", no_args_is_help=True)
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("ingest")(_ingest_counts)
-    _data_app.command("check")(_check_data)
-    _data_app.command("list")(_list_data)
-    _data_app.command("get")(_get_data)
-    _data_app.command("show")(_show_data)
-    app.add_typer(_data_app, name="data")
-
 
 def _ingest_counts(
     source: Annotated[
@@ -215,3 +203,12 @@ def _show_data(
     adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
     say(f"wrote {summary_page(adata, title=source.name, seed=seed).write(out)}")
+
+
+VERBS = {
+    "ingest": _ingest_counts,
+    "data": Verbs(
+        {"check": _check_data, "list": _list_data, "get": _get_data, "show": _show_data},
+        help="Check data, find public data, fetch them.",
+    ),
+}

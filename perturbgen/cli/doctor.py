@@ -42,11 +42,6 @@ _OPTIONAL = {
 _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("doctor")(_doctor)
-
-
 def _doctor(as_json: Json = False) -> None:
     """Check packages, devices, R and data. Exit code 1 only if something required is missing.
 
@@ -121,3 +116,6 @@ def _data_rows() -> list[dict[str, Any]]:
         found = f"{folder} ({', '.join(sorted(p.name for p in folder.iterdir() if p.is_dir()))})"
     fix = "set PERTURBGEN_DATA; perturbgen data list shows public sources"
     return [_row("data folder", found, "optional", fix)]
+
+
+VERBS = {"doctor": _doctor}

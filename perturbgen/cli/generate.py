@@ -40,12 +40,6 @@ _QUANTILES: Final = (0.025, 0.1, 0.25, 0.5, 0.75, 0.9, 0.975)
 _BLOCK: Final = 1 << 22  # counts read at a time
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("samplers")(_samplers)
-    app.command("generate")(_generate)
-
-
 def _samplers(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
@@ -212,3 +206,6 @@ def _replicate_row(path: Path) -> dict[str, object]:
         cells = len(file["X/indptr"]) - 1
     # each well may have drawn none
     return {"file": str(path), "cells": cells, "counts_per_cell": total / max(cells, 1)}
+
+
+VERBS = {"samplers": _samplers, "generate": _generate}

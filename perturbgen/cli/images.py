@@ -22,10 +22,6 @@ if TYPE_CHECKING:
 
     from perturbgen.profiles import Profiles
 
-_images_app = Verbs(
-    help="Microscope images: check, correct, find hits, map, train networks.", no_args_is_help=True
-)
-
 _Source = Annotated[
     Path,
     typer.Argument(
@@ -35,18 +31,6 @@ _Source = Annotated[
     ),
 ]
 _Nan = Annotated[str, typer.Option(help="What to do with NaN: error, drop-features or drop-rows.")]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    _images_app.command("check")(_check_source)
-    _images_app.command("ingest")(_ingest)
-    _images_app.command("correct")(_correct)
-    _images_app.command("hits")(_hits)
-    _images_app.command("map")(_draw)
-    _images_app.command("fixture")(_fixture)
-    images_network.register(_images_app)
-    app.add_typer(_images_app, name="images")
 
 
 def _fixture(
@@ -366,3 +350,19 @@ def _draw(
         "page": str(out),
     }
     show_table([row], title="ten nearest neighbours kept", as_json=as_json)
+
+
+VERBS = {
+    "images": Verbs(
+        {
+            "check": _check_source,
+            "ingest": _ingest,
+            "correct": _correct,
+            "hits": _hits,
+            "map": _draw,
+            "fixture": _fixture,
+            **images_network.VERBS,
+        },
+        help="Microscope images: check, correct, find hits, map, train networks.",
+    )
+}

@@ -54,13 +54,6 @@ _RUN_PAGE = (
 _PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size is an option."
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("train")(_train_classifier)
-    app.command("embed")(_embed_images)
-    app.command("evaluate")(_evaluate_images)
-
-
 def _train_classifier(
     config: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")
@@ -294,3 +287,6 @@ def _chosen(statistics: str) -> Any:
             fix=suggest(statistics, choices),
         )
     return statistics or None
+
+
+VERBS = {"train": _train_classifier, "embed": _embed_images, "evaluate": _evaluate_images}

@@ -8,18 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from perturbgen.cli import l1000_embed
 from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, Verbs, show_settings
 from perturbgen.core.console import show_table
 
 if TYPE_CHECKING:
     from perturbgen.l1000 import GctxFile
-
-_l1000_app = Verbs(
-    name="l1000",
-    help="L1000 profiles: check CMap's files, extract landmarks, simulate, learn an embedding.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-)
 
 _Files = Annotated[list[Path], typer.Argument(help="GCTX or GCT files, whatever they are called.")]
 _Meta = Annotated[
@@ -38,15 +32,6 @@ _Transposed = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    from perturbgen.cli import l1000_embed
-
-    l1000_embed.register(_l1000_app)
-    app.add_typer(_l1000_app)
-
-
-@_l1000_app.command("check")
 def _check(
     files: _Files, genes: _Genes = None, transposed: _Transposed = False, as_json: Json = False
 ) -> None:
@@ -94,7 +79,6 @@ def _describe_file(file: GctxFile, wanted: Any) -> dict[str, Any]:
     }
 
 
-@_l1000_app.command("extract")
 def _extract(
     files: _Files,
     out: Annotated[
@@ -161,7 +145,6 @@ def _extract(
     show_table([row], title=f"extracted: {out}", as_json=as_json)
 
 
-@_l1000_app.command("simulate")
 def _simulate(
     out: Annotated[
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
@@ -194,3 +177,12 @@ def _simulate(
     files = sorted(folder.iterdir())
     rows = [{"file": path.name, "MB": path.stat().st_size / 1e6} for path in files]
     show_table(rows, title=f"simulated: {folder}, {settings.plates} plates", as_json=as_json)
+
+
+VERBS = {
+    "l1000": Verbs(
+        {"check": _check, "extract": _extract, "simulate": _simulate, **l1000_embed.VERBS},
+        help="L1000 profiles: check CMap's files, extract landmarks, simulate, learn an embedding.",
+        rich_markup_mode="rich",
+    )
+}

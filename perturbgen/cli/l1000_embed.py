@@ -54,14 +54,6 @@ class _Part(StrEnum):
     ALL = "all"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("train")(_train_embedder)
-    app.command("embed")(_embed_profiles)
-    app.command("evaluate")(_evaluate_embedder)
-    app.command("neighbours")(_neighbours_of_perturbagen)
-
-
 def _train_embedder(
     data: Annotated[
         Path | None,
@@ -313,3 +305,11 @@ def _found_label(labels: Any, label: str, of: str) -> str:
     raise SchemaError(
         f"no profile of {of!r}", expected=f"a {label} or its name", fix=suggest(of, names)
     )
+
+
+VERBS = {
+    "train": _train_embedder,
+    "embed": _embed_profiles,
+    "evaluate": _evaluate_embedder,
+    "neighbours": _neighbours_of_perturbagen,
+}

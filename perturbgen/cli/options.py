@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -62,11 +62,15 @@ _WRITTEN = {"out", "plots", "page", "picture", "calibration_out", "runs"}
 
 
 class Verbs(typer.Typer):
-    """Verbs that never write over what they read."""
+    """Verbs by name, or groups of more; none writes over what it reads."""
 
-    def command(self, *arguments: Any, **options: Any) -> Callable[..., Any]:
-        """Add a verb."""
-        return super().command(*arguments, cls=_Verb, **options)
+    def __init__(self, verbs: Mapping[str, Any], **options: Any) -> None:
+        super().__init__(no_args_is_help=True, **options)
+        for name, verb in verbs.items():
+            if isinstance(verb, Verbs):
+                self.add_typer(verb, name=name)
+            else:
+                self.command(name, cls=_Verb)(verb)
 
 
 class _Verb(TyperCommand):

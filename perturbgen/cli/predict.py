@@ -41,12 +41,6 @@ _Predictions = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("predict")(_predict)
-    app.command("ensemble")(_ensemble)
-
-
 def _predict(
     run: RunFolder,
     cells: CellsFile,
@@ -271,3 +265,6 @@ def _require_truth(table: pd.DataFrame, known: pd.DataFrame, path: Path, known_p
                 f"{path} does not have {len(names)} {what} of {known_path}: {shorten(names)}",
                 expected="the measured values of every calibration condition",
             )
+
+
+VERBS = {"predict": _predict, "ensemble": _ensemble}

@@ -65,12 +65,6 @@ class _Against(StrEnum):
 _Similarity = Annotated[_Similar, typer.Option(help="How rows are compared.")]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("retrieve")(_retrieve)
-    app.command("neighbours")(_list_neighbours)
-
-
 def _retrieve(
     source: _Embedding,
     same: _Same,
@@ -315,3 +309,6 @@ def _neighbours_of(
 def _joined(table: pd.DataFrame, names: list[str]) -> pd.Series:
     """The values of several columns as one text."""
     return table[names].astype(str).agg(", ".join, axis=1)
+
+
+VERBS = {"retrieve": _retrieve, "neighbours": _list_neighbours}

@@ -26,12 +26,6 @@ _DUPLICATE = "interpolated_duplicate"
 _LEADERBOARD = Path("experiments") / "LEADERBOARD.md"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("score")(_score_predictions)
-    app.command("compare")(_compare)
-
-
 def _score_predictions(
     truth: Annotated[Path, typer.Argument(metavar="TRUTH", help="The measured DE table.")],
     predictions: Annotated[
@@ -310,3 +304,6 @@ def raise_failures(found: Comparison, folder: Path) -> None:
             "the rest is scored",
             fix=f"{folder / 'failures.txt'} says why; run again to try these jobs only",
         )
+
+
+VERBS = {"score": _score_predictions, "compare": _compare}

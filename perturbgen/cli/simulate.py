@@ -11,11 +11,6 @@ from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, show_se
 from perturbgen.core.console import show_table
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verb."""
-    app.command("simulate")(_simulate)
-
-
 def _simulate(
     out: Annotated[
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
@@ -75,3 +70,6 @@ def _describe_files(folder: Path) -> list[dict[str, Any]]:
             what = f"{len(pd.read_csv(path, usecols=[0])):,} rows"
         rows.append({"file": path.name, "MB": path.stat().st_size / 1e6, "holds": what})
     return rows
+
+
+VERBS = {"simulate": _simulate}

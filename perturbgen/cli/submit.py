@@ -17,12 +17,6 @@ _Like = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("submit")(_submit)
-    app.command("check")(_check_submission)
-
-
 def _submit(
     predictions: Annotated[
         Path, typer.Argument(help="Parquet or CSV: cell_type, sm_name (or compound), genes.")
@@ -87,3 +81,6 @@ def _check_submission(
     # last: all that is wrong has been shown
     if errors:
         raise typer.Exit(UserError.exit_code)
+
+
+VERBS = {"submit": _submit, "check": _check_submission}

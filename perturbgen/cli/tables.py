@@ -42,13 +42,6 @@ _OPTIONS = {
 }
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("pseudobulk")(_pseudobulk)
-    app.command("split")(_split)
-    app.command("de")(_de)
-
-
 def _pseudobulk(
     source: _Source,
     out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
@@ -320,3 +313,6 @@ def _verify_backends(
     rows = compare_backends(adata, genes, make)
     number = min(genes, adata.n_vars)
     show_table(rows, title=f"native against R on {number} genes", as_json=as_json)
+
+
+VERBS = {"pseudobulk": _pseudobulk, "split": _split, "de": _de}

@@ -36,14 +36,6 @@ _Cells = Annotated[
 ]
 
 
-def register(app: typer.Typer) -> None:
-    """Add the verbs."""
-    app.command("train")(_train)
-    app.command("encode")(_encode)
-    app.command("evaluate")(_evaluate)
-    app.command("board")(_board)
-
-
 def _train(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
@@ -249,3 +241,6 @@ def _board(
     ]
     # a program of its own, whose exit code is passed on
     raise typer.Exit(subprocess.run(command, check=False).returncode)
+
+
+VERBS = {"train": _train, "encode": _encode, "evaluate": _evaluate, "board": _board}
