@@ -99,29 +99,6 @@ def _first_bad(blocks: Iterable[NDArray[Any]]) -> int | None:
     return None
 
 
-def read_long_counts(
-    path: Path,
-    rows: pd.Index,
-    columns: pd.Index,
-    *,
-    column_key: str = "gene",
-    wanted: _Array | None = None,
-    excluded: _Array | None = None,
-) -> sparse.csr_matrix:
-    """The counts (rows, columns) as CSR int32, sorted; a pair that occurs twice is an error.
-
-    ``wanted`` (columns,) is a mask of those to keep; ``excluded`` are entries to drop, as
-    sorted keys ``row * len(columns) + column``.
-    """
-    table = _LongTable(path, rows, columns, column_key, wanted, excluded)
-    with reading(path, "parquet"):
-        matrix = _fill(table)
-    matrix.sort_indices()
-    _require_no_duplicates(matrix, table)
-    matrix.eliminate_zeros()
-    return matrix
-
-
 def distinct_labels(path: Path, key: str) -> pd.Index:
     """The distinct labels of a column, sorted."""
     names: set[str | None] = set()
@@ -132,17 +109,30 @@ def distinct_labels(path: Path, key: str) -> pd.Index:
 
 
 @dataclass(frozen=True)
-class _LongTable:
-    """Where a long table lies, how its labels become positions, and which entries are dropped."""
+class LongTable:
+    """Where a long table lies, how its labels become positions, and which entries are dropped.
+
+    ``wanted`` (columns,) is a mask of those to keep; ``excluded`` are entries to drop, as
+    sorted keys ``row * len(columns) + column``.
+    """
 
     path: Path
     rows: pd.Index
     columns: pd.Index
-    column_key: str
-    wanted: _Array | None
-    excluded: _Array | None
+    column_key: str = "gene"
+    wanted: _Array | None = None
+    excluded: _Array | None = None
     row_key: str = "obs_id"
     count_key: str = "count"
+
+    def read(self) -> sparse.csr_matrix:
+        """The counts (rows, columns) as CSR int32, sorted; a pair that occurs twice is an error."""
+        with reading(self.path, "parquet"):
+            matrix = _fill(self)
+        matrix.sort_indices()
+        _require_no_duplicates(matrix, self)
+        matrix.eliminate_zeros()
+        return matrix
 
     @property
     def output_columns(self) -> pd.Index:
@@ -160,7 +150,7 @@ class _LongTable:
                 tick(batch.num_rows / 1e6)
 
 
-def _fill(table: _LongTable) -> sparse.csr_matrix:
+def _fill(table: LongTable) -> sparse.csr_matrix:
     """Both passes; indices are not sorted yet."""
     lengths = np.zeros(len(table.rows) + 1, np.int64)
     for batch in table.batches(description="counting entries"):
@@ -181,12 +171,11 @@ def _fill(table: _LongTable) -> sparse.csr_matrix:
         at = np.arange(len(rows)) + np.repeat(cursor[rows[first]] - first, repeats)
         cursor[rows[first]] += repeats
         data[at], indices[at] = counts[order], columns[order]
-    return sparse.csr_matrix(
-        (data, indices, pointers.astype(kind)), shape=(len(table.rows), width), copy=False
-    )
+    shape = (len(table.rows), width)
+    return sparse.csr_matrix((data, indices, pointers.astype(kind)), shape=shape, copy=False)
 
 
-def _positions(batch: pa.RecordBatch, table: _LongTable) -> tuple[_Array, _Array, _Array]:
+def _positions(batch: pa.RecordBatch, table: LongTable) -> tuple[_Array, _Array, _Array]:
     """Row and output column of each entry that is kept, and which those are (a mask)."""
     rows = _codes(batch, table.row_key, table.rows, table.path)
     columns = _codes(batch, table.column_key, table.columns, table.path)
@@ -227,7 +216,7 @@ def _codes(batch: pa.RecordBatch, key: str, index: pd.Index, path: Path) -> _Arr
     return codes
 
 
-def _checked_counts(batch: pa.RecordBatch, table: _LongTable) -> _Array:
+def _checked_counts(batch: pa.RecordBatch, table: LongTable) -> _Array:
     """The batch's counts (entries,) int32; the first that is none is named by cell and gene."""
     column = batch.column(batch.schema.get_field_index(table.count_key))
     if not (pa.types.is_integer(column.type) or pa.types.is_floating(column.type)):
@@ -250,7 +239,7 @@ def _checked_counts(batch: pa.RecordBatch, table: _LongTable) -> _Array:
 
 
 def _require_no_duplicates(
-    matrix: sparse.csr_matrix, table: _LongTable, block: int = 1 << 22
+    matrix: sparse.csr_matrix, table: LongTable, block: int = 1 << 22
 ) -> None:
     """No (row, column) pair twice; ``matrix`` has sorted indices."""
     for start in range(0, matrix.nnz - 1, block):

@@ -32,7 +32,7 @@ from perturbgen.core.tables import (
     require_values,
     with_compound,
 )
-from perturbgen.data.counts import distinct_labels, read_long_counts
+from perturbgen.data.counts import LongTable, distinct_labels
 from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
 
 if TYPE_CHECKING:
@@ -145,7 +145,7 @@ def read_competition(
     # The long table has no order of its own.
     genes = distinct_labels(path, "gene") if genes is None else genes
     pairs = _read_excluded(folder, obs.index, genes) if excluded else None
-    counts = read_long_counts(path, obs.index, genes, excluded=pairs)
+    counts = LongTable(path, obs.index, genes, excluded=pairs).read()
     var = pd.DataFrame(index=pd.Index(genes, name="gene"))
     # ``control`` in obs cannot say which compound is the vehicle: it flags positive controls, too.
     return AnnData(X=counts, obs=obs, var=var, uns={"vehicle": VEHICLE})
@@ -176,7 +176,7 @@ def read_multiome(folder: str | Path, *, features: str = "Gene Expression") -> A
         known = shorten(var["feature_type"].unique())
         what = f"{var_path.name} has no feature of type {features!r}"
         raise SchemaError(what, expected=f"one of {known}")
-    counts = read_long_counts(path, obs.index, var.index, column_key="location", wanted=wanted)
+    counts = LongTable(path, obs.index, var.index, "location", wanted).read()
     return AnnData(X=counts, obs=obs, var=var[wanted])
 
 
@@ -225,10 +225,8 @@ def _read_excluded(folder: Path, cells: pd.Index, genes: pd.Index) -> np.ndarray
     # Whole cells must stay: it is counts of single genes that the organisers' own DE did not see.
     names = ["obs_id", "gene"]
     pairs = read_frame(path, columns=names, text=names, may_be_empty=True)[names]
-    cell, gene = (
-        index.get_indexer(pd.Index(pairs[name], dtype=object))
-        for name, index in zip(names, (cells, genes), strict=True)
-    )
+    cell = cells.get_indexer(pd.Index(pairs["obs_id"], dtype=object))
+    gene = genes.get_indexer(pd.Index(pairs["gene"], dtype=object))
     known = (cell >= 0) & (gene >= 0)
     keys = np.unique(cell[known].astype(np.int64) * len(genes) + gene[known])
     _logger.info("%s excluded (cell, gene) pairs are dropped", f"{len(keys):,}")

@@ -58,9 +58,8 @@ class CountStore:
             raise SchemaError(f"no layer {layer!r}", fix=suggest(layer, adata.layers))
         matrix = adata.X if layer is None else adata.layers[layer]
         where = "X" if layer is None else f"layer {layer!r}"
-        backing = MemoryBacking.pack(
-            matrix, where=where, cells=adata.obs_names, genes=adata.var_names
-        )
+        cells, genes = adata.obs_names, adata.var_names
+        backing = MemoryBacking.pack(matrix, where=where, cells=cells, genes=genes)
         return _all_rows(backing, adata.obs, adata.var_names).with_covariates(covariates)
 
     @classmethod

@@ -67,9 +67,8 @@ def model_matrix(
     """
     terms = _parse_formula(formula.replace("{group}", _GROUP))
     if group is not None and (_GROUP,) not in terms:
-        raise DesignError(
-            f"the design {formula!r} does not hold the compared factor", fix="write it as {group}"
-        )
+        what = f"the design {formula!r} does not hold the compared factor"
+        raise DesignError(what, fix="write it as {group}")
     if group is not None and any(_GROUP in term and len(term) > 1 for term in terms):
         raise DesignError(
             f"{{group}} is in an interaction of {formula!r}, "
@@ -155,9 +154,8 @@ def _make_variable(expression: str, obs: pd.DataFrame) -> _Factor | _Slope:
         return _make_factor(expression, values)
     array = values.to_numpy(dtype=float)
     if not np.isfinite(array).all():
-        raise SchemaError(
-            f"covariate {name!r} holds infinite values", fix="correct or drop those samples"
-        )
+        what = f"covariate {name!r} holds infinite values"
+        raise SchemaError(what, fix="correct or drop those samples")
     return _Slope(expression, array)
 
 

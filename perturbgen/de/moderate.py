@@ -54,9 +54,8 @@ def moderate(
     expressions that ``trend`` follows; ``robust`` gives outlying genes less prior.
     """
     if df <= 0:
-        raise DesignError(
-            "no residual degrees of freedom: there are as many coefficients as samples"
-        )
+        what = "no residual degrees of freedom: there are as many coefficients as samples"
+        raise DesignError(what)
     prior = (_robust_prior if robust else _fit_prior)(variance, df, mean if trend else None)
     infinite = np.isinf(prior.df)
     weight = np.where(infinite, 0.0, prior.df)
@@ -96,11 +95,9 @@ def _away_from_zero(variance: _Array) -> _Array:
             "more than half of the residual variances are exactly zero: moderation is unreliable"
         )
         middle = 1.0
-    elif (variance == 0).any():
-        log.warning(
-            "zero sample variances in %d genes are offset from zero; are samples duplicated?",
-            (variance == 0).sum(),
-        )
+    elif zeros := int((variance == 0).sum()):
+        words = "zero sample variances in %d genes are offset from zero; are samples duplicated?"
+        log.warning(words, zeros)
     return np.maximum(variance, 1e-5 * middle)
 
 
@@ -201,9 +198,8 @@ def _winsorised_moments(df1: float, df2: float) -> tuple[float, float]:
     start, stop = ends / (1 + ends)
     nodes = start + (stop - start) * (_NODES + 1) / 2
     f = nodes / (1 - nodes)
-    mass = (
-        (stop - start) * _NODE_WEIGHTS / 2 * np.exp(_log_density_f(f, df1, df2)) / (1 - nodes) ** 2
-    )
+    density = np.exp(_log_density_f(f, df1, df2))
+    mass = (stop - start) * _NODE_WEIGHTS / 2 * density / (1 - nodes) ** 2
     inside, edges = np.log(f), np.log(ends)
     mean = float(mass @ inside + tails @ edges)
     return mean, float(mass @ (inside - mean) ** 2 + tails @ (edges - mean) ** 2)

@@ -100,9 +100,8 @@ class Question:
         else:
             absent = [name for name in gene_filter if name not in data.genes]
             if absent:
-                raise SchemaError(
-                    f"{len(absent)} genes of gene_filter are not in the counts: {shorten(absent)}"
-                )
+                what = f"{len(absent)} genes of gene_filter are not in the counts"
+                raise SchemaError(f"{what}: {shorten(absent)}")
             masks = [np.asarray(data.genes.isin(list(gene_filter)))] * len(fits)
         for fit, mask in zip(fits, masks, strict=True):
             if not mask.any():

@@ -157,9 +157,8 @@ class DETable:
     def from_anndata(cls, adata: AnnData) -> DETable:
         """The inverse of :meth:`to_anndata`."""
         if "de" not in adata.uns or not set(cls.STATISTICS) <= set(adata.layers):
-            raise SchemaError(
-                "this AnnData holds no DE table", expected="one written by DETable.to_anndata"
-            )
+            wanted = "one written by DETable.to_anndata"
+            raise SchemaError("this AnnData holds no DE table", expected=wanted)
         about = json.loads(adata.uns["de"])
         # anndata makes categories of text, which an index of labels is not
         obs = adata.obs.astype(dict.fromkeys(adata.obs.columns.intersection(about["index"]), str))

@@ -72,9 +72,8 @@ def _hermite_table(df: float) -> _Array:
     if np.isinf(df):
         log_density = -0.5 * grid**2 - 0.5 * np.log(2 * np.pi)
     else:
-        log_density = (
-            -(df + 1) / 2 * np.log1p(grid**2 / df) - 0.5 * np.log(df) - betaln(df / 2, 0.5)
-        )
+        scale = 0.5 * np.log(df)
+        log_density = -(df + 1) / 2 * np.log1p(grid**2 / df) - scale - betaln(df / 2, 0.5)
     slopes = -2 * np.exp(log_density - values) * _TABLE_STEP  # d log p / dt = -2 density / p
     left, right, rise = slopes[:-1], slopes[1:], np.diff(values)
     return np.stack([values[:-1], left, 3 * rise - 2 * left - right, left + right - 2 * rise])

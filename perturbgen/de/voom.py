@@ -280,9 +280,8 @@ def voom(
         norm_factors = norm_factors.reindex(samples).to_numpy(dtype=float)
     factors = np.asarray(norm_factors, dtype=float)
     if factors.shape != (len(samples),) or not (np.isfinite(factors) & (factors > 0)).all():
-        raise ConfigError(
-            "norm_factors are not one positive number a sample", fix="pass tmm_factors(counts)"
-        )
+        what = "norm_factors are not one positive number a sample"
+        raise ConfigError(what, fix="pass tmm_factors(counts)")
     logs = LogCounts.of(values, values.sum(axis=1) * factors, design, span=span)
     weights = np.empty_like(logs.e)
 
