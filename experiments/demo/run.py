@@ -74,8 +74,7 @@ def main(
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.cli.generate import read_wanted_file
-    from perturbgen.data import pseudobulk, read_competition, validate, write_h5ad
+    from perturbgen.data import pseudobulk, read_competition, read_conditions, validate, write_h5ad
     from perturbgen.data.pictures import summary_page
     from perturbgen.de import flavour_table
     from perturbgen.de.plots import de_page
@@ -99,7 +98,7 @@ def make(run: Path, settings: Demo) -> None:
     table.write(run / "de.parquet")
     de_page(table).write(run / "de.html")
     log_projector(bulk, run)
-    wanted = read_wanted_file(folder / "id_map.csv")
+    wanted = read_conditions(folder / "id_map.csv")
     log.info("training %s without the conditions to predict", " and ".join(NAMES.values()))
     options = {"epochs": settings.epochs, "replicates": settings.replicates, "seed": settings.seed}
     methods = train_models(cells, wanted, run, **options)
