@@ -80,7 +80,6 @@ def ours(
     """One model, trained on what is not held out (a tenth of it for early stopping), on what is."""
     from perturbgen.data import Split
     from perturbgen.train import RunSettings, load_run, train
-    from perturbgen.train.cells import open_cells
     from perturbgen.train.heldout import CellJudge
     from perturbgen.train.settings import CellData
 
@@ -101,7 +100,7 @@ def ours(
         base["data"] = {"path": str(path), "split": str(split)}
         settings = RunSettings.load(HERE / f"{model}.toml", base=base)
         run = load_run(train(settings, runs=runs, accelerator="cpu"))
-    store = open_cells(run, path).subset(test)
+    store = run.open_cells(path).subset(test)
     nll = CellJudge(run, store).likelihood(samples=samples, seed=0)["nll_per_gene"]
     log.info("%s %s seed %d: %.4f", data, model, seed, nll)
     return nll

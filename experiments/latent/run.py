@@ -74,7 +74,6 @@ def latents(
 ) -> tuple[np.ndarray, pd.DataFrame]:
     """The learned representations (cells, latent) of the training cells, and their obs."""
     from perturbgen.train import RunSettings, load_run, train
-    from perturbgen.train.cells import open_cells
 
     base: dict[str, Any] = {
         "name": title,
@@ -87,7 +86,7 @@ def latents(
     run = load_run(
         train(RunSettings.load(HERE / "dgd.toml", base=base), runs=runs, accelerator="cpu")
     )
-    store = open_cells(run, cells, part="train")
+    store = run.open_cells(cells, part="train")
     return run.model.representations.weight.detach().numpy(), store.obs
 
 

@@ -138,12 +138,11 @@ def _encode(
 
     from perturbgen.data import write_h5ad
     from perturbgen.train import load_run
-    from perturbgen.train.cells import open_cells
     from perturbgen.train.heldout import CellJudge
 
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
-    store = open_cells(trained, file, layer=layer)
+    store = trained.open_cells(file, layer=layer)
     latents = CellJudge(trained, store.to(device)).latents()
     adata = AnnData(
         obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
@@ -176,13 +175,12 @@ def _evaluate(
     Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
     """
     from perturbgen.train import load_run
-    from perturbgen.train.cells import open_cells
     from perturbgen.train.heldout import CellJudge
 
     if out is not None:
         check_output(out, ".json")
     trained = load_run(run, device=device)
-    store = open_cells(trained, file, layer=layer, part=part).to(device)
+    store = trained.open_cells(file, layer=layer, part=part).to(device)
     found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)

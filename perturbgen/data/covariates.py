@@ -89,6 +89,15 @@ class CovariateEncoder:
         ]
         return np.hstack([np.empty((len(obs), 0), np.float32), *hot, *scaled])
 
+    def absent(self, obs: pd.DataFrame) -> dict[str, list[str]]:
+        """The categories that none of these cells has, where there are any, by covariate."""
+        found = {}
+        for name, values in self.categories.items():
+            seen = {*obs[name].astype(str), *([_UNKNOWN] if name in self.unknown else [])}
+            if absent := [value for value in values if value not in seen]:
+                found[name] = absent
+        return found
+
     @property
     def feature_names(self) -> list[str]:
         """A name for each feature: ``plate=plate_0`` or the numeric column."""

@@ -1,23 +1,22 @@
-"""From a file to stores of cells: a run's own, split and encoded, or others as it reads them."""
+"""From a file to the stores of cells that a run is trained on, split and encoded."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten
+from perturbgen.core.errors import CountsError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns, require_unique
 from perturbgen.data import CountStore, CovariateEncoder
 from perturbgen.train.feeds import CellFeed
 from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
 
-if TYPE_CHECKING:
-    from perturbgen.train.generative import TrainedRun
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,48 +48,13 @@ class Cells:
         store = store.with_covariates(encoder)
         train, validation = _split_cells(store.obs, settings.data, settings.seed)
         cells = cls(store.subset(train), store.subset(validation), encoder, descriptors)
-        _refuse_empty(cells.train, cells.validation)
+        refuse_empty(cells.train, cells.validation)
+        for name, absent in encoder.absent(cells.train.obs).items():
+            if name not in descriptors:
+                # a prediction for them would look like any other
+                untrained = "no training cell has %s %s: its weights stay as they were drawn"
+                log.warning(untrained, name, shorten(absent))
         return cells
-
-
-def open_cells(
-    run: TrainedRun, path: Path, *, layer: str | None = None, part: str | None = None
-) -> CountStore:
-    """Cells of a file for a run, all or those of a part of the run's own.
-
-    The genes are the run's, in any order; a category that none of the cells in the run's own file
-    had is refused, unless the run's settings make it ``unknown``.
-    """
-    from anndata import AnnData
-
-    store = CellData(path=path, layer=layer).open()
-    if not len(store):
-        raise SchemaError(f"{path} has no cells", expected="at least one")
-    if not store.var_names.equals(pd.Index(run.card.genes)):
-        var = pd.DataFrame(index=store.var_names)
-        store = CountStore.from_adata(run.in_genes(AnnData(store.counts(), obs=store.obs, var=var)))
-    store = store.with_covariates(run.card.covariates)
-    if part is not None:
-        store = store.subset(_cells_of_part(run, store, part))
-    _refuse_empty(store)
-    return store
-
-
-def _cells_of_part(run: TrainedRun, store: CountStore, part: str) -> pd.Index:
-    """The run's cells of one part, all of which the file must have."""
-    require_unique(store.obs.index, "cell", "the file")
-    parts = run.parts()
-    names = parts.index[parts == part]
-    if not len(names):
-        raise ConfigError(
-            f"the run has no cells in part {part!r}", expected=" or ".join(sorted(parts.unique()))
-        )
-    if not names.isin(store.obs.index).all():
-        raise SchemaError(
-            f"the file lacks cells of the run's part {part!r}",
-            expected="the file it was trained on",
-        )
-    return names
 
 
 def _fit_encoder(
@@ -164,7 +128,7 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
     return train, obs.index[parts == "validation"]
 
 
-def _refuse_empty(*stores: CountStore) -> None:
+def refuse_empty(*stores: CountStore) -> None:
     """A cell without counts has no composition to model."""
     from perturbgen.models import sizes
 

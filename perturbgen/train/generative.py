@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import InputError, SchemaError
+from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.system import require_device
-from perturbgen.data import CovariateEncoder, require_same_genes
+from perturbgen.core.tables import require_unique
+from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
 from perturbgen.train.card import Card
 from perturbgen.train.run import Recipe, Trained
-from perturbgen.train.settings import RunSettings
+from perturbgen.train.settings import CellData, RunSettings
 
 if TYPE_CHECKING:
     import torch
@@ -66,6 +67,48 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
         # Raises with the genes that differ; what passes has a gene twice.
         require_same_genes(cells, self.card.genes)
         raise SchemaError("the cells name a gene more than once", expected="unique names")
+
+    def open_cells(
+        self, path: Path, *, layer: str | None = None, part: str | None = None
+    ) -> CountStore:
+        """Cells of a file for this run, all or those of a part of its own.
+
+        The genes are the run's, in any order; a category that none of the cells in the run's own
+        file had is refused, unless the run's settings make it ``unknown``.
+        """
+        from anndata import AnnData
+
+        from perturbgen.train.cells import refuse_empty
+
+        store = CellData(path=path, layer=layer).open()
+        if not len(store):
+            raise SchemaError(f"{path} has no cells", expected="at least one")
+        if not store.var_names.equals(pd.Index(self.card.genes)):
+            var = pd.DataFrame(index=store.var_names)
+            cells = self.in_genes(AnnData(store.counts(), obs=store.obs, var=var))
+            store = CountStore.from_adata(cells)
+        store = store.with_covariates(self.card.covariates)
+        if part is not None:
+            store = store.subset(self._cells_of_part(store, part))
+        refuse_empty(store)
+        return store
+
+    def _cells_of_part(self, store: CountStore, part: str) -> pd.Index:
+        """The run's cells of one part, all of which the file must have."""
+        require_unique(store.obs.index, "cell", "the file")
+        parts = self.parts()
+        names = parts.index[parts == part]
+        if not len(names):
+            raise ConfigError(
+                f"the run has no cells in part {part!r}",
+                expected=" or ".join(sorted(parts.unique())),
+            )
+        if not names.isin(store.obs.index).all():
+            raise SchemaError(
+                f"the file lacks cells of the run's part {part!r}",
+                expected="the file it was trained on",
+            )
+        return names
 
 
 class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):

@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from perturbgen.models import CellBatch, LatentModel
-    from perturbgen.train.generative import TrainedRun
     from perturbgen.train.loop import Training
+    from perturbgen.train.run import Trained
 
 
 @dataclass(frozen=True)
 class CellJudge:
     """A trained model asked about the cells of a store."""
 
-    run: TrainedRun
+    run: Trained[RunSettings, LatentModel, Any]
     store: CountStore
 
     def numbers(self, *, samples: int, seed: int) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from perturbgen.models.base import Trainable
     from perturbgen.nn.layers import Draws
-    from perturbgen.train.board import Board
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +86,8 @@ class Training:
         in_vain = patience is not None and self.state.waited >= patience
         return in_vain or self.state.epoch >= self.settings.training.epochs
 
-    def fit(self, board: Board | None = None) -> None:
-        """Train until the last epoch, or until nothing is gained any more; show it on a board."""
+    def fit(self, show: Callable[[Training, dict[str, Any]], None] | None = None) -> None:
+        """Train until the last epoch, or until nothing is gained any more; show every epoch."""
         if self.model.annealed:
             self.schedule.warn_of_long_warmup()
         with Progress(self.settings.training.epochs, self.train.unit) as progress:
@@ -98,8 +97,8 @@ class Training:
                 progress.show(record)
                 if self.fabric.is_global_zero:
                     _append_record(self.run, record)
-                    if board is not None:
-                        board.epoch(self, record)
+                    if show is not None:
+                        show(self, record)
                 if self.finished or time.monotonic() - self.saved_at > _SAVE_EVERY:
                     self._save()
 

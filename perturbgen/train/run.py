@@ -235,7 +235,7 @@ def _carry_out(training: Training, watch: Callable[[int], Board]) -> None:
     size = sum(p.numel() for p in training.model.parameters())
     log.info("%s: %s, %s parameters", training.run, shape, f"{size:,}")
     board = watch(training.state.epoch)
-    training.fit(board)
+    training.fit(board.epoch)
     board.close(training)
 
 

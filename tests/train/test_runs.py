@@ -1,6 +1,7 @@
 """What a run leaves behind, how it is read again, and what is refused."""
 
 import json
+import logging
 import shutil
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import torch
 from scipy import sparse
 
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
+from perturbgen.data import Split
 from perturbgen.train import load_run, train
-from perturbgen.train.cells import Cells, open_cells
+from perturbgen.train.cells import Cells
 from perturbgen.train.generative import _gene_shares
 from perturbgen.train.heldout import CellJudge, probe_rows
 
@@ -65,13 +67,11 @@ def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
 
 def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):
     trained = load_run(run)
-    store = open_cells(trained, cells_file)
+    store = trained.open_cells(cells_file)
     latents = CellJudge(trained, store).latents()
     assert latents.shape == (90, 2)
     again = load_run(run)
-    np.testing.assert_array_equal(
-        latents, CellJudge(again, open_cells(again, cells_file)).latents()
-    )
+    np.testing.assert_array_equal(latents, CellJudge(again, again.open_cells(cells_file)).latents())
     assert not trained.model.training
 
 
@@ -80,20 +80,20 @@ def test_genes_in_another_order_are_put_in_order_and_others_refused(run, cells, 
     cells.write_h5ad(tmp_path / "a.h5ad")
     cells[:, ::-1].copy().write_h5ad(tmp_path / "b.h5ad")
     one, other = (
-        CellJudge(trained, open_cells(trained, tmp_path / f)).log_likelihoods(samples=4, seed=0)
+        CellJudge(trained, trained.open_cells(tmp_path / f)).log_likelihoods(samples=4, seed=0)
         for f in ("a.h5ad", "b.h5ad")
     )
     np.testing.assert_allclose(one, other, rtol=1e-6)
     cells[:, 1:].copy().write_h5ad(tmp_path / "c.h5ad")
     with pytest.raises(SchemaError, match="missing 'g0'"):
-        open_cells(trained, tmp_path / "c.h5ad")
+        trained.open_cells(tmp_path / "c.h5ad")
 
 
 def test_an_unseen_category_is_refused_with_its_name(run, cells, tmp_path):
     cells.obs["compound"] = cells.obs["compound"].astype(str).replace("X", "Y")
     cells.write_h5ad(tmp_path / "new.h5ad")
     with pytest.raises(SchemaError, match=r"'compound' has values that training never saw: 'Y'"):
-        open_cells(load_run(run), tmp_path / "new.h5ad")
+        load_run(run).open_cells(tmp_path / "new.h5ad")
 
 
 def test_normalised_data_and_empty_cells_are_refused(settings, cells, cells_file):
@@ -141,10 +141,10 @@ def test_a_checkpoint_that_runs_code_is_refused(copy):
 
 def test_parts_of_the_run_can_be_chosen(run, cells_file):
     trained = load_run(run)
-    held = open_cells(trained, cells_file, part="validation")
+    held = trained.open_cells(cells_file, part="validation")
     assert len(held) == 9
     with pytest.raises(ConfigError, match="no cells in part 'test'"):
-        open_cells(trained, cells_file, part="test")
+        trained.open_cells(cells_file, part="test")
 
 
 def test_a_split_file_decides_who_is_trained_on(settings, cells, tmp_path):
@@ -177,7 +177,7 @@ def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cel
     cells.obs["compound"] = "New"
     cells.write_h5ad(cells_file)
     trained = load_run(run)
-    assert len(CellJudge(trained, open_cells(trained, cells_file)).latents()) == 90
+    assert len(CellJudge(trained, trained.open_cells(cells_file)).latents()) == 90
     table[:1].to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(SchemaError, match="no descriptors for"):
         Cells.read(settings(*options))
@@ -216,7 +216,7 @@ def test_shares_are_those_of_the_counts(settings, cells):
 
 def test_the_likelihood_is_a_mean_and_its_error(run, cells_file, monkeypatch):
     trained = load_run(run)
-    store = open_cells(trained, cells_file)
+    store = trained.open_cells(cells_file)
     found = np.array([-1.0, -2.0, -3.0]) * store.n_genes
     monkeypatch.setattr(CellJudge, "log_likelihoods", lambda *_, **__: found)
     row = CellJudge(trained, store).likelihood(samples=1, seed=0)
@@ -237,7 +237,16 @@ def test_probes_read_what_is_there_and_only_that():
 
 def test_predictive_checks_have_no_missing_numbers(run, cells_file):
     trained = load_run(run)
-    judge = CellJudge(trained, open_cells(trained, cells_file))
+    judge = CellJudge(trained, trained.open_cells(cells_file))
     row = judge.numbers(samples=1, seed=0)["predictive"]
     assert all(np.isfinite(value) for value in row.values())
     assert 0.7 < row["ratio_of_median_library_sizes"] < 1.4
+
+
+def test_a_category_that_only_withheld_cells_have_is_named(
+    settings, cells, tmp_path, caplog, monkeypatch
+):
+    Split.leave_out(cells.obs, "compound", ["X"]).write(tmp_path / "split.csv")
+    monkeypatch.setattr(logging.getLogger("perturbgen"), "propagate", True)
+    Cells.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    assert "no training cell has compound 'X': its weights stay as they were drawn" in caplog.text
