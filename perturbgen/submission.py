@@ -71,14 +71,8 @@ class SubmissionError(UserError):
         self.findings = tuple(findings)
 
 
-def read_predictions(path: str | Path) -> pd.DataFrame:
-    """A parquet or CSV table of predictions, with cell_type and sm_name (or compound) as labels."""
-    path = require_file(path, "predictions")
-    return read_frame(path, text=(*_KEY, "compound"), missing=("", "nan", "NaN"))
-
-
 def write(
-    predictions: pd.DataFrame,
+    predictions: pd.DataFrame | str | Path,
     id_map: pd.DataFrame | str | Path,
     like: str | Path | Sequence[str],
     path: str | Path,
@@ -87,8 +81,9 @@ def write(
 ) -> Path:
     """Write predictions as a submission, ``.csv`` (Kaggle) or ``.h5ad`` (Open Problems), float32.
 
-    ``predictions`` has a row for each condition, indexed by (cell_type, sm_name) or with these as
-    columns, and a column for each gene, in any order: they are joined by label. ``like`` is the
+    ``predictions``, a table or its file, has a row for each condition, indexed by (cell_type,
+    sm_name) or with these as columns, and a column for each gene, in any order: they are joined by
+    label. ``like`` is the
     sample submission (or a list of genes). ``about`` goes into the uns of an h5ad: Open Problems
     asks for ``dataset_id`` and ``method_id``, and a warning names the one that is absent.
     """
@@ -98,6 +93,10 @@ def write(
             f"{path} has no place for {shorten(about)}", fix="write an .h5ad, or leave it out"
         )
     ids, genes = _read_id_map(id_map), submission_genes(like)
+    if not isinstance(predictions, pd.DataFrame):
+        source = require_file(predictions, "predictions")
+        text, missing = (*_KEY, "compound"), ("", "nan", "NaN")
+        predictions = read_frame(source, text=text, missing=missing)
     values = _arrange(predictions, ids, genes)
     if path.suffix == ".h5ad":
         for finding in _about_findings(about or {}):

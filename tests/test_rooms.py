@@ -68,7 +68,8 @@ def _names_of(room: Path) -> set[str]:
                 found.add(node.name)
             elif isinstance(node, ast.Assign | ast.AnnAssign):
                 targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-                found |= {target.id for target in targets if isinstance(target, ast.Name)}
+                names = (name for target in targets for name in ast.walk(target))
+                found |= {name.id for name in names if isinstance(name, ast.Name)}
     return found
 
 

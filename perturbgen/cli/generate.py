@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import Annotated, Final
 
 import typer
 
@@ -13,11 +13,6 @@ from perturbgen.cli.options import Columns, Device, Json, Layer, Overrides, RunF
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, check_output, require_writable
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from perturbgen.generate import CellSampler
 
 CellsFile = Annotated[
     Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")
@@ -150,7 +145,7 @@ def _generate(
     """
     from perturbgen.core.runs import file_hash
     from perturbgen.data import read_conditions, validate
-    from perturbgen.generate import ReplicateFolder, require_route
+    from perturbgen.generate import CellSampler, ReplicateFolder, require_route
     from perturbgen.predict import Wells, read_wanted, run_fingerprint, without
     from perturbgen.train import load_run
 
@@ -177,22 +172,13 @@ def _generate(
     validate(adata)
     # the samplers of an honest prediction have not seen what they foretell
     adata = without(trained.in_genes(adata), wanted)
-    sampler = open_sampler(samplers, adata, seed=seed)
+    sampler = CellSampler.load(samplers) if samplers else CellSampler.of(adata, seed=seed)
     sampler.require_unseen(wanted)
     wells = Wells.of(trained, adata, sampler, wanted, latent=latent, seed=seed)
     paths = folder.write(wells.generator, wells.plan, wells.wells, replicates=replicates)
     rows = [_replicate_row(path) for path in paths]
     title = f"{len(wanted)} conditions in {len(wells.wells)} wells, in {out}"
     show_table(rows, title=title, as_json=as_json)
-
-
-def open_sampler(path: Path | None, cells: AnnData, *, seed: int) -> CellSampler:
-    """The sampler of a file or folder, or one fitted on the cells."""
-    from perturbgen.generate import CellSampler
-
-    if path is None:
-        return CellSampler.of(cells, seed=seed)
-    return CellSampler.load(path / "sampler.npz" if path.is_dir() else path)
 
 
 def _replicate_row(path: Path) -> dict[str, object]:

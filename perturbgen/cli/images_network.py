@@ -19,7 +19,6 @@ from perturbgen.cli.options import (
     Runs,
     Seed,
     listed,
-    open_run,
     opened_profiles,
 )
 from perturbgen.core.console import show_table
@@ -132,7 +131,7 @@ def _embed_images(
     # before the images are read; a folder of other things than profiles is never replaced
     Profiles.require_replaceable(out)
     profiles = embed_run(
-        open_run(IMAGES, run, device),
+        IMAGES.load(run, device=device),
         part=listed(part),
         data=data,
         statistics=_chosen(statistics),
@@ -196,7 +195,7 @@ def _evaluate_images(
         from perturbgen.images.network.evaluate import evaluate_run
 
         rows = evaluate_run(
-            open_run(IMAGES, source, device),
+            IMAGES.load(source, device=device),
             part=listed(part),
             data=data,
             statistics=_chosen(statistics),

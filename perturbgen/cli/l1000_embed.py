@@ -19,7 +19,6 @@ from perturbgen.cli.options import (
     Runs,
     Seed,
     check_folder,
-    open_run,
     records,
     write_tables,
 )
@@ -138,7 +137,7 @@ def _embed_profiles(
 
     # told before the network and the profiles are read
     check_output(out, ".h5ad")
-    embedder = open_run(EMBEDDING, run, device)
+    embedder = EMBEDDING.load(run, device=device)
     data = embedder.settings.data
     table = EmbedProfiles.read(file or data.path, meta or data.metadata)
     found = embedder.embed(table)
@@ -206,7 +205,7 @@ def _evaluate_embedder(
     from perturbgen.l1000.embedder.evaluation import Judged
 
     check_folder(out)
-    embedder = open_run(EMBEDDING, run, device)
+    embedder = EMBEDDING.load(run, device=device)
     table = embedder.profiles(file, meta, part=part)
     # a column that is named must be there; the usual ones are used where they are
     for name in (plate, well):
@@ -270,7 +269,7 @@ def _neighbours_of_perturbagen(
     from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.retrieval import group_neighbours
 
-    embedder = open_run(EMBEDDING, run, device)
+    embedder = EMBEDDING.load(run, device=device)
     table = embedder.profiles(file, meta, part=part)
     label = embedder.settings.data.label
     labels = table.meta.assign(**{label: table.meta[label].astype(str)})

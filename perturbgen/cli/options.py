@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperCommand
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
     from perturbgen.core.config import Settings
     from perturbgen.profiles import Profiles
-    from perturbgen.train import Recipe, Trained
 
-_Run = TypeVar("_Run", bound="Trained")
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda.")]
@@ -147,15 +145,6 @@ def write_predictions(values: pd.DataFrame, path: Path) -> None:
     with atomic_path(path) as part:
         # the competition's words, which submit, score and other programs read
         values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
-
-
-def open_run(recipe: Recipe[Any, Any, Any, _Run], run: Path, device: str) -> _Run:
-    """A trained run of a kind of model, on a device that is there."""
-    from perturbgen.core.system import require_device
-
-    # Asked first: torch would refuse a device that is not there only once the weights are read.
-    require_device(device)
-    return recipe.load(run, device=device)
 
 
 @contextmanager

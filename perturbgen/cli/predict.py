@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.generate import CellsFile, ConditionsFile, Latent, SamplersFile, open_sampler
+from perturbgen.cli.generate import CellsFile, ConditionsFile, Latent, SamplersFile
 from perturbgen.cli.options import (
     Columns,
     Device,
@@ -101,6 +101,7 @@ def _predict(
     --out predictions.parquet[/bold]
     """
     from perturbgen.data import read_conditions, validate
+    from perturbgen.generate import CellSampler
     from perturbgen.predict import PredictSettings
     from perturbgen.predict import predict as predict_conditions
     from perturbgen.train import load_run
@@ -135,7 +136,7 @@ def _predict(
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
     validate(adata)
     # predict fits its own, once the cells of the wanted conditions are taken out.
-    sampler = None if samplers is None else open_sampler(samplers, adata, seed=seed)
+    sampler = CellSampler.load(samplers) if samplers else None
     found = predict_conditions(
         trained, adata, wanted, settings, sampler=sampler, calibration_run=other
     )

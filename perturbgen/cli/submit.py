@@ -51,7 +51,7 @@ def _submit(
     check_output(out, ".csv", ".h5ad")
     given = {"dataset_id": dataset_id, "method_id": method_id}
     about = {name: value for name, value in given.items() if value}
-    submission.write(submission.read_predictions(predictions), id_map, like, out, about=about)
+    submission.write(predictions, id_map, like, out, about=about)
     say(f"wrote {out}")
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.stats import Array, divide, interval, means, resample
-from perturbgen.evaluate.catalogue import HEADLINE, METRICS, require_metric
+from perturbgen.evaluate.catalogue import HEADLINE, METRICS
 from perturbgen.evaluate.labels import align
 from perturbgen.evaluate.values import Metric
 
@@ -54,7 +54,7 @@ class Scorecard:
         if list(rows.names) != ["method", "metric"] or rows.has_duplicates:
             raise SchemaError("scores have other rows than (method, metric), each once")
         for name in dict.fromkeys([*rows.get_level_values("metric"), *self.headline]):
-            require_metric(name)
+            METRICS[name]  # or an error that names the nearest
         if not self.negatives:
             raise ConfigError("a scorecard needs a negative control", fix="negatives=('zeros',)")
         if self.resamples < 1:

@@ -12,7 +12,15 @@ from perturbgen.evaluate.cells import CELL_METRICS
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from perturbgen.evaluate.values import Metric
 
-METRICS: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
+
+class _Catalogue(dict[str, Metric]):
+    """Metrics by name; to ask for one that is not there is an error with the nearest name."""
+
+    def __missing__(self, name: str) -> Metric:
+        raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, self))
+
+
+METRICS: Final = _Catalogue({metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)})
 _OPEN_PROBLEMS: Final = (
     "mean_rowwise_rmse",
     "mean_rowwise_mae",
@@ -57,19 +65,12 @@ def choose_metrics(
     possible = ["cells"] if cells else ["tables", "reference"] if reference else ["tables"]
     if names is None:
         return [metric for metric in METRICS.values() if metric.needs in possible]
-    chosen = [require_metric(name) for name in dict.fromkeys(names)]
+    chosen = [METRICS[name] for name in dict.fromkeys(names)]
     for metric in chosen:
         if metric.needs not in possible:
             found, fix = _EXPLAIN[metric.needs]
             raise ConfigError(f"{metric.name} {found}", cause=metric.definition, fix=fix)
     return chosen
-
-
-def require_metric(name: str) -> Metric:
-    """The metric of this name; an unknown one is an error with the nearest name."""
-    if name not in METRICS:
-        raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, METRICS))
-    return METRICS[name]
 
 
 def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:

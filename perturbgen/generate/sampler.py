@@ -211,8 +211,9 @@ class CellSampler:
 
     @classmethod
     def load(cls, path: str | Path) -> CellSampler:
-        """Read what :meth:`save` wrote; its draws are the same to the bit."""
-        path = require_file(path, "sampler")
+        """Read what :meth:`save` wrote, or its folder; its draws are the same to the bit."""
+        path = Path(path)
+        path = require_file(path / "sampler.npz" if path.is_dir() else path, "sampler")
         try:
             with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
                 arrays = {name: file[name] for name in file.files}

@@ -20,7 +20,7 @@ from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.core.stats import choose, deal
 from perturbgen.profiles.linear import Projection, Space, Spectrum, unit
 from perturbgen.profiles.table import Profiles
-from perturbgen.retrieval import MatchedFold, match_fold
+from perturbgen.retrieval import MatchedFold
 
 _Array = np.ndarray[Any, Any]
 _VARIATES: Final = (5, 10, 20, 40)
@@ -283,7 +283,7 @@ def _ask(
         [pd.DataFrame(side, names) for side in _embedded(pairs, split.held, space)]
         for space in spaces
     )
-    return match_fold(first, second), match_fold(back_second, back_first)
+    return MatchedFold.of(first, second), MatchedFold.of(back_second, back_first)
 
 
 def _ask_torn(

@@ -10,7 +10,7 @@ from perturbgen.retrieval.consistency import (
     percent_replicating,
     relationship_recall,
 )
-from perturbgen.retrieval.crossmodal import MatchedFold, match_fold, match_modalities
+from perturbgen.retrieval.crossmodal import MatchedFold, match_modalities
 from perturbgen.retrieval.embedding import Measure, require_labels
 from perturbgen.retrieval.evaluator import Retrieval, controlled, retrieve
 from perturbgen.retrieval.neighbours import (

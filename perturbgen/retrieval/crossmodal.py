@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import numpy as np
 import pandas as pd
@@ -149,12 +149,13 @@ class MatchedFold:
     scores: Array
     candidates: int
 
-
-def match_fold(first: pd.DataFrame, second: pd.DataFrame) -> MatchedFold:
-    """Queries ``first`` and candidates ``second`` (perturbations, dimensions), by cosine."""
-    labels = _shared_labels(first, second)
-    low, high = _partner_ranks(first.loc[labels], second, labels, "cosine")
-    return MatchedFold(labels, _partner_scores(low, high, len(second), _SCORED_DEPTHS), len(second))
+    @classmethod
+    def of(cls, first: pd.DataFrame, second: pd.DataFrame) -> Self:
+        """Queries ``first`` and candidates ``second`` (perturbations, dimensions), by cosine."""
+        labels = _shared_labels(first, second)
+        low, high = _partner_ranks(first.loc[labels], second, labels, "cosine")
+        scores = _partner_scores(low, high, len(second), _SCORED_DEPTHS)
+        return cls(labels, scores, len(second))
 
 
 def _partner_scores(low: Array, high: Array, total: int, depths: Sequence[int]) -> Array:

@@ -48,13 +48,30 @@ class Cells:
         store = store.with_covariates(encoder)
         train, validation = _split_cells(store.obs, settings.data, settings.seed)
         cells = cls(store.subset(train), store.subset(validation), encoder, descriptors)
-        refuse_empty(cells.train, cells.validation)
+        cls.refuse_empty(cells.train, cells.validation)
         for name, absent in encoder.absent(cells.train.obs).items():
             if name not in descriptors:
                 # a prediction for them would look like any other
                 untrained = "no training cell has %s %s: its weights stay as they were drawn"
                 log.warning(untrained, name, shorten(absent))
         return cells
+
+    @staticmethod
+    def refuse_empty(*stores: CountStore) -> None:
+        """A cell without counts has no composition to model."""
+        from perturbgen.models import sizes
+
+        empty = []
+        for store in stores:
+            totals = [sizes(batch.counts, "total") for batch in CellFeed(store, 4096).once()]
+            none = [np.zeros(0, bool), *((total == 0).cpu().numpy() for total in totals)]
+            empty += list(store.obs.index[np.concatenate(none)])
+        if empty:
+            raise CountsError(
+                f"{len(empty)} cells have no counts at all: {shorten(empty)}",
+                expected="cells with at least one count",
+                fix="drop them",
+            )
 
 
 def _fit_encoder(
@@ -126,20 +143,3 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
             cause = "so few cells that all of them are withheld"
         raise SchemaError(f"{named} puts none of the {len(obs):,} cells into 'train'", cause=cause)
     return train, obs.index[parts == "validation"]
-
-
-def refuse_empty(*stores: CountStore) -> None:
-    """A cell without counts has no composition to model."""
-    from perturbgen.models import sizes
-
-    empty = []
-    for store in stores:
-        totals = [sizes(batch.counts, "total") for batch in CellFeed(store, 4096).once()]
-        none = [np.zeros(0, bool), *((total == 0).cpu().numpy() for total in totals)]
-        empty += list(store.obs.index[np.concatenate(none)])
-    if empty:
-        raise CountsError(
-            f"{len(empty)} cells have no counts at all: {shorten(empty)}",
-            expected="cells with at least one count",
-            fix="drop them",
-        )

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
-from perturbgen.core.system import require_device
 from perturbgen.core.tables import require_unique
 from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
 from perturbgen.train.card import Card
@@ -78,7 +77,7 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
         """
         from anndata import AnnData
 
-        from perturbgen.train.cells import refuse_empty
+        from perturbgen.train.cells import Cells
 
         store = CellData(path=path, layer=layer).open()
         if not len(store):
@@ -90,7 +89,7 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
         store = store.with_covariates(self.card.covariates)
         if part is not None:
             store = store.subset(self._cells_of_part(store, part))
-        refuse_empty(store)
+        Cells.refuse_empty(store)
         return store
 
     def _cells_of_part(self, store: CountStore, part: str) -> pd.Index:
@@ -178,13 +177,7 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
 
 
 CELLS = _CellRecipe()
-train, resume, train_once = CELLS.train, CELLS.resume, CELLS.train_once
-
-
-def load_run(path: str | Path, *, which: str = "best", device: str = "cpu") -> TrainedRun:
-    """A trained run, its best (or last) model on a device, ready for use."""
-    require_device(device)
-    return CELLS.load(path, which=which, device=device)
+train, resume, train_once, load_run = CELLS.train, CELLS.resume, CELLS.train_once, CELLS.load
 
 
 def _gene_shares(data: Cells) -> torch.Tensor:

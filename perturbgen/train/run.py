@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file, require_folder, require_writable
 from perturbgen.core.runs import create_run, file_hash
-from perturbgen.core.system import cores, keep_freed_memory
+from perturbgen.core.system import cores, keep_freed_memory, require_device
 from perturbgen.train.card import Card, load_state
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
@@ -142,11 +142,12 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         )
         data = self.read(settings)
         self._require_same(run, data)
+        training = self.assemble(run, settings, data, fabric)
+        training.restore()
+        # Written last: settings that cannot be gone on with leave the run as it was.
         if overrides and fabric.is_global_zero:
             with atomic_path(run / "config.toml") as part:
                 part.write_text(settings.to_toml(), encoding="utf-8")
-        training = self.assemble(run, settings, data, fabric)
-        training.restore()
         _carry_out(training, partial(self.board, run, settings))
         return run
 
@@ -165,6 +166,8 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
 
     def load(self, path: str | Path, *, which: str = "best", device: str = "cpu") -> _R:
         """A trained run, its best (or last) model on a device, ready for use."""
+        # Asked first: torch would refuse a device that is not there only once the weights are read.
+        require_device(device)
         path = require_folder(path, "run directory")
         card = self.card.read(path)
         settings = self.settings.load(path / "config.toml")

@@ -17,7 +17,7 @@ from match_scores import (
 from scipy.stats import spearmanr
 
 from perturbgen.core.errors import SchemaError
-from perturbgen.retrieval import match_fold, match_modalities
+from perturbgen.retrieval import MatchedFold, match_modalities
 from perturbgen.retrieval.crossmodal import _partner_scores
 
 
@@ -45,7 +45,7 @@ def test_scores_by_hand() -> None:
 
 def test_one_fold_agrees_with_match_modalities() -> None:
     first, second = tables(1.0)
-    fold = match_fold(first, second.sample(frac=1, random_state=1))
+    fold = MatchedFold.of(first, second.sample(frac=1, random_state=1))
     theirs = match_modalities(first, second, permutations=1, rng=np.random.default_rng(0)).iloc[0]
     found = query_scores([fold])
     assert found["mAP"].mean() == pytest.approx(theirs["MRR"])
@@ -54,7 +54,9 @@ def test_one_fold_agrees_with_match_modalities() -> None:
 
 
 def test_chance_is_what_random_tables_get() -> None:
-    folds = [match_fold(tables(0, 30, seed)[0], tables(0, 30, seed + 500)[0]) for seed in range(60)]
+    folds = [
+        MatchedFold.of(tables(0, 30, seed)[0], tables(0, 30, seed + 500)[0]) for seed in range(60)
+    ]
     expected = _chance(folds)
     assert expected[0] == pytest.approx((1 / np.arange(1, 31)).sum() / 30)
     found = query_scores(folds)
@@ -88,7 +90,7 @@ def test_a_null_of_whole_compounds_is_not_fooled_by_them() -> None:
             for _ in range(2)
         )
         row = score_folds(
-            [match_fold(first, second)], compounds(first), permutations=99, draws=10, rng=rng
+            [MatchedFold.of(first, second)], compounds(first), permutations=99, draws=10, rng=rng
         ).iloc[0]
         p.append(row["mAP p"])
     assert np.mean(np.array(p) <= 0.1) < 0.25
@@ -100,7 +102,7 @@ def test_rows_strata_and_intervals() -> None:
     noisy = first.index[30:]
     second.loc[noisy] = np.random.default_rng(9).normal(size=(30, 8))
     folds = [
-        match_fold(first.iloc[rows], second.iloc[rows])
+        MatchedFold.of(first.iloc[rows], second.iloc[rows])
         for rows in (range(0, 60, 2), range(1, 60, 2))
     ]
     strata = pd.Series("good", first.index)
