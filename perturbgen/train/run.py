@@ -19,7 +19,8 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, require_file, require_folder, require_writable
 from perturbgen.core.runs import create_run, file_hash
 from perturbgen.core.system import cores, keep_freed_memory, require_device
-from perturbgen.train.card import Card, load_state
+from perturbgen.train.card import Card
+from perturbgen.train.checkpoint import load_state
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
 if TYPE_CHECKING:
