@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from perturbgen.core.errors import InputError, PerturbgenError, StorageError, shorten
 from perturbgen.core.files import atomic_path, disk_errors
-from perturbgen.train.card import load_state, save_state
+from perturbgen.train.checkpoint import load_state, save_state
 from perturbgen.train.feeds import Feed, Judge
 from perturbgen.train.progress import Progress
 from perturbgen.train.settings import LoopSettings, Schedule

@@ -28,7 +28,8 @@ from perturbgen.core.files import (
 )
 from perturbgen.core.runs import create_run, file_hash
 from perturbgen.core.system import cores, keep_freed_memory, require_device
-from perturbgen.train.card import Card, load_state
+from perturbgen.train.card import Card
+from perturbgen.train.checkpoint import load_state
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
 if TYPE_CHECKING:

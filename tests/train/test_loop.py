@@ -13,7 +13,7 @@ import torch
 
 from perturbgen.core.errors import ConfigError, SchemaError, StorageError
 from perturbgen.train import load_run, resume, train
-from perturbgen.train.card import save_state
+from perturbgen.train.checkpoint import save_state
 from perturbgen.train.loop import Training, _DivergenceError
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

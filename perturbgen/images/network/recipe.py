@@ -16,7 +16,8 @@ from perturbgen.images import bbbc021
 from perturbgen.images.fields import read_field
 from perturbgen.images.network.fields import Fields, Name, Vocabulary
 from perturbgen.images.network.settings import ImageSettings
-from perturbgen.train.card import Card, load_state
+from perturbgen.train.card import Card
+from perturbgen.train.checkpoint import load_state
 from perturbgen.train.run import Recipe, Trained, require_unseen
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from perturbgen.images.network.predict import Predictions
 from perturbgen.images.network.recipe import _balanced, _ImageCard, _network_of
 from perturbgen.images.network.settings import ImageModelSettings, ImageSettings
 from perturbgen.nn.layers import Draws
-from perturbgen.train.card import load_state
+from perturbgen.train.checkpoint import load_state
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 
