@@ -30,7 +30,6 @@ _REQUIRED = (
     "torch",
     "scikit-learn",
     "scanpy",
-    "formulaic",
     "plotly",
     "pooch",
     "tensorboard",

@@ -283,6 +283,9 @@ def _check_structure(path: Path) -> None:
     import h5py
 
     with h5py.File(path, "r") as file:
+        for name in ("obs", "var"):  # anndata would make one up, without labels
+            if name not in file:
+                raise InputError(f"{path} has no {name}", expected="a file that AnnData wrote")
         groups: list[h5py.Group] = [file]
         while groups:
             group = groups.pop()

@@ -5,8 +5,9 @@ interactions with ``:`` and ``*``, and ``0`` or ``-1`` for "no intercept". Text,
 categories are factors, numbers are slopes. Levels keep the order of a categorical column and are
 otherwise sorted by code point, as R does in the C locale.
 
-Formulas are read by formulaic and coded here: of ``~ a:b`` formulaic makes only independent
-columns, where R makes all, and limma's contrasts depend on which of those are dropped.
+Formulas are read and coded here. formulaic, which could do both, makes only independent columns of
+``~ a:b``, where R makes all and limma's contrasts depend on which of those are dropped; and it
+takes calls, and degrees without bound.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -65,7 +67,7 @@ def model_matrix(
     column is -1 for a level that treatment coding takes as its reference. Without a group there are
     no levels, and None in place of their columns.
     """
-    terms = _parse_formula(formula.replace("{group}", _GROUP))
+    terms = _Reader(formula.replace("{group}", _GROUP)).terms()
     if group is not None and (_GROUP,) not in terms:
         what = f"the design {formula!r} does not hold the compared factor"
         raise DesignError(what, fix="write it as {group}")
@@ -104,30 +106,169 @@ def _group_columns(
     )
 
 
-def _parse_formula(formula: str) -> list[_Term]:
-    """A formula's terms as tuples of names, in R's order: by degree, then as written."""
-    from formulaic.errors import FormulaicError
-    from formulaic.parser import DefaultFormulaParser
+_TOKENS = re.compile(
+    r"""\s*(?:
+      (?P<name> factor\(\s*(?:`[^`]+`|[^\W\d][\w.]*)\s*\) | `[^`]+` | [^\W\d][\w.]* )
+    | (?P<number> \d+ )
+    | (?P<operator> \*\* | %in% | [-+:*/^()~] )
+    )\s*""",
+    re.VERBOSE,
+)
+_LONGEST: Final = 10_000  # characters of a formula
+_MOST: Final = 1_000  # terms
+_DEEPEST: Final = 50  # brackets in brackets
 
-    def refuse(why: str) -> DesignError:
+
+class _Reader:
+    """R's formulas as lists of terms, read by recursive descent; nothing in them is evaluated.
+
+    From what binds most to least: ``^``, ``:``, ``%in%``, ``*`` and ``/``, ``+`` and ``-``. What a
+    formula may grow to is bounded: of ``(a + b + c) ^ 40`` one would never see the end.
+    """
+
+    def __init__(self, formula: str) -> None:
+        self.formula, self.at, self.depth = formula, 0, 0
+        self.tokens: list[tuple[str, str]] = []
+        if len(formula) > _LONGEST:
+            raise self.refuse(f"it is longer than {_LONGEST:,} characters")
+        start = 0
+        while start < len(formula.rstrip()):
+            found = _TOKENS.match(formula, start)
+            if found is None:
+                raise self.refuse(f"{formula[start : start + 20].strip()!r} means nothing in it")
+            self.tokens.append((str(found.lastgroup), found[str(found.lastgroup)].strip()))
+            start = found.end()
+
+    def refuse(self, why: str) -> DesignError:
+        """An error that says what formulas look like."""
+        shown = self.formula if len(self.formula) < 100 else f"{self.formula[:100]}..."
         return DesignError(
-            f"cannot read the design {formula!r}: {why}",
+            f"cannot read the design {shown!r}: {why}",
             expected="columns joined by + : or *, with 0 for no intercept",
             fix='for example "~0 + {group} + donor + plate"; '
-            "names that are not words go in `backticks`",
+            "names that are not words go in `backticks`, what is to be computed in a column of obs",
         )
 
-    try:
-        parsed = DefaultFormulaParser(include_intercept=True).get_terms(formula)
-    except FormulaicError as error:
-        # formulaic marks the place with colours and brackets, which an error of ours does not show
-        plain = re.sub(r"\x1b\[[0-9;]*m|[⧛⧚]", "", str(error)).splitlines()[0]
-        raise refuse(plain) from None
-    if getattr(parsed, "lhs", None):
-        raise refuse("it has a left-hand side")
-    written = getattr(parsed, "rhs", parsed)
-    terms = [tuple(f.expr for f in term.factors if f.expr != "1") for term in written]
-    return sorted(terms, key=len)  # stable: as written within a degree
+    def terms(self) -> list[_Term]:
+        """The terms of the whole formula, in R's order: by degree, then as written."""
+        if not self.take("~") and ("operator", "~") in self.tokens:
+            raise self.refuse("it has a left-hand side")
+        found = self.sum([()])  # with an intercept, unless it is taken away
+        if self.at < len(self.tokens):
+            raise self.refuse(f"{self.tokens[self.at][1]!r} is in no place for it")
+        names = dict.fromkeys(text for kind, text in self.tokens if kind == "name")
+        order = {_plain(name): place for place, name in enumerate(names)}
+        # R lists a term's variables as they first occur in the formula: of b + a + a:b it has b:a
+        placed = (tuple(sorted(term, key=order.__getitem__)) for term in found)
+        return sorted(placed, key=len)  # stable: as written within a degree
+
+    def take(self, *operators: str) -> str:
+        """The next token, if it is one of these operators."""
+        if self.at < len(self.tokens) and self.tokens[self.at] in [
+            ("operator", o) for o in operators
+        ]:
+            self.at += 1
+            return self.tokens[self.at - 1][1]
+        return ""
+
+    def sum(self, found: list[_Term]) -> list[_Term]:
+        """Terms added and taken away; 0 takes the intercept away, 1 adds it."""
+        sign = self.take("+", "-") or "+"
+        while sign:
+            if self.at < len(self.tokens) and self.tokens[self.at][0] == "number":
+                number, self.at = self.tokens[self.at][1], self.at + 1
+                if number not in ("0", "1"):
+                    raise self.refuse(f"the number {number} is no term")
+                added: list[_Term] = [()]
+                sign = "-" if (sign == "-") != (number == "0") else "+"
+            else:
+                added = self.product()
+            found = self.join(found, added) if sign == "+" else self.without(found, added)
+            sign = self.take("+", "-")
+        return found
+
+    def product(self) -> list[_Term]:
+        """``a * b`` is a + b + a:b, ``a / b`` is a + b in all of a."""
+        found = self.nested()
+        while operator := self.take("*", "/"):
+            other = self.nested()
+            if operator == "*":
+                found = self.join(self.join(found, other), self.cross(found, other))
+            else:
+                whole = tuple(dict.fromkeys(name for term in found for name in term))
+                found = self.join(found, self.cross([whole], other))
+        return found
+
+    def nested(self) -> list[_Term]:
+        """``a %in% b`` is a:b."""
+        found = self.interaction()
+        while self.take("%in%"):
+            found = self.cross(found, self.interaction())
+        return found
+
+    def interaction(self) -> list[_Term]:
+        """``a:b``, every term with every other."""
+        found = self.power()
+        while self.take(":"):
+            found = self.cross(found, self.power())
+        return found
+
+    def power(self) -> list[_Term]:
+        """``(a + b) ^ 2``, all interactions up to that degree."""
+        base = found = self.atom()
+        if self.take("^", "**"):
+            kind, degree = self.tokens[self.at] if self.at < len(self.tokens) else ("", "")
+            if kind != "number" or not 1 <= int(degree[:3]) <= 9:
+                raise self.refuse(f"the degree {degree!r} is no number from 1 to 9")
+            self.at += 1
+            for _ in range(int(degree) - 1):
+                found = self.cross(found, base)  # a term times itself is itself
+        return found
+
+    def atom(self) -> list[_Term]:
+        """A column, or a sum in brackets."""
+        if self.take("("):
+            self.depth += 1
+            if self.depth > _DEEPEST:
+                raise self.refuse(f"it has more than {_DEEPEST} brackets in brackets")
+            found = self.sum([])
+            if not self.take(")"):
+                raise self.refuse("a bracket is not closed")
+            self.depth -= 1
+            return found
+        kind, text = (
+            self.tokens[self.at] if self.at < len(self.tokens) else ("end", "it ends early")
+        )
+        if kind != "name":
+            raise self.refuse(text if kind == "end" else f"{text!r} is in no place for it")
+        self.at += 1
+        if self.take("("):
+            raise self.refuse(f"{text}(...) would have to be computed")
+        return [(_plain(text),)]
+
+    def cross(self, first: list[_Term], second: list[_Term]) -> list[_Term]:
+        """Every term of one with every one of the other; a variable counts once."""
+        pairs = [tuple(dict.fromkeys(one + other)) for one in first for other in second]
+        return self.join([], pairs)
+
+    def join(self, first: list[_Term], second: list[_Term]) -> list[_Term]:
+        """Terms of both; a:b and b:a are one."""
+        found: dict[frozenset[str], _Term] = {}
+        for term in (*first, *second):
+            found.setdefault(frozenset(term), term)
+        if len(found) > _MOST:
+            raise self.refuse(f"it has more than {_MOST:,} terms")
+        return list(found.values())
+
+    def without(self, first: list[_Term], second: list[_Term]) -> list[_Term]:
+        """Terms of the first that the second has not."""
+        gone = {frozenset(term) for term in second}
+        return [term for term in first if frozenset(term) not in gone]
+
+
+def _plain(name: str) -> str:
+    """A name without backticks, or ``factor(name)`` without blanks in it."""
+    return re.sub(r"\s*([()])\s*", r"\1", name) if name.endswith(")") else name.strip("`")
 
 
 def _make_variable(expression: str, obs: pd.DataFrame) -> _Factor | _Slope:
@@ -189,22 +330,22 @@ def _code_terms(
 ) -> Iterator[tuple[_Term, _Array, list[str]]]:
     """Each term's columns (samples, columns) and their names.
 
-    A factor within a term is coded in full where the term without that factor is not in the model,
-    and otherwise without its first level. Without an intercept, the first factor that stands alone
-    takes the intercept's place.
+    R's rule (Statistical Models in S, page 38): a factor within a term is coded without its first
+    level where an earlier term holds all of the term's other variables, and otherwise in full.
+    Without an intercept, the first factor of all is coded in full.
     """
-    present = {frozenset(term) for term in terms}
-    for term in terms:
+    whole = () not in terms
+    for number, term in enumerate(terms):
         blocks = []
         for name in term:
             variable = variables[name]
             if isinstance(variable, _Slope):
                 blocks.append((variable.values[:, None], [variable.name]))
-            else:
-                blocks.append(variable.indicators(full=frozenset(term) - {name} not in present))
-        # a factor coded in full spans the intercept: the next one must drop its first level
-        if len(term) == 1 and isinstance(variables[term[0]], _Factor):
-            present.add(frozenset())
+                continue
+            others = set(term) - {name}
+            spanned = any(others <= set(earlier) for earlier in terms[:number]) or not others
+            blocks.append(variable.indicators(full=whole or not spanned))
+            whole = False
         yield term, *_interact(blocks, samples)
 
 

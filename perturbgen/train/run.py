@@ -11,7 +11,7 @@ import logging
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -249,6 +249,8 @@ def _begun(run: Path, fabric: Fabric) -> Iterator[None]:
     except BaseException:
         if fabric.is_global_zero:
             remove(run)
+            with suppress(OSError):  # which other runs are in
+                run.parent.rmdir()
         raise
 
 

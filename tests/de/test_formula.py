@@ -12,7 +12,7 @@ import pytest
 
 from perturbgen.core.errors import DesignError, SchemaError
 from perturbgen.de.design import Design
-from perturbgen.de.formula import _parse_formula
+from perturbgen.de.formula import _Reader
 
 OBS = pd.DataFrame(
     {
@@ -35,7 +35,7 @@ def test_first_factor_full_later_ones_without_their_first_level() -> None:
 
 
 def test_terms_are_ordered_by_degree() -> None:
-    assert _parse_formula("~ a:b + b + a") == [(), ("b",), ("a",), ("a", "b")]
+    assert _Reader("~ a:b + b + a").terms() == [(), ("b",), ("a",), ("a", "b")]
 
 
 def test_numbers_are_slopes_and_factor_makes_them_levels() -> None:
@@ -72,7 +72,17 @@ def test_names_that_r_would_mangle_stay_apart() -> None:
     [
         ("~0 + a +", DesignError, "cannot read the design"),
         ("y ~ a", DesignError, "left-hand side"),
-        ("~0 + log(depth)", SchemaError, "which obs does not have"),
+        ("~0 + log(depth)", DesignError, r"log\(\.\.\.\) would have to be computed"),
+        ("~0 + a + __import__('os').system('x')", DesignError, "means nothing in it"),
+        ("~0 + a | b", DesignError, r"'\| b' means nothing in it"),
+        ("~0 + a ** 99999", DesignError, "no number from 1 to 9"),
+        ("~" + "*".join(f"x{i}" for i in range(30)), DesignError, "more than 1,000 terms"),
+        ("~" + "(" * 60 + "a" + ")" * 60, DesignError, "more than 50 brackets"),
+        ("~" + "a + " * 5000, DesignError, "longer than 10,000 characters"),
+        ("~0 + (a + b", DesignError, "a bracket is not closed"),
+        ("~0 + a b", DesignError, "'b' is in no place for it"),
+        ("~0 + 2", DesignError, "the number 2 is no term"),
+        ("~", DesignError, "it ends early"),
         ("~0 + aa", SchemaError, "did you mean 'a'"),
         ("~0 + .", DesignError, "cannot read the design"),
     ],
@@ -100,6 +110,21 @@ FORMULAS = (
     "~(a+b+factor(batch))^2",
     "~0+`cell type`+a",
     "~a/b",
+    "~(a+b/a+depth)^2",
+    "~b%in%a+a",
+    "~(a+b+depth)^3-a:b-1",
+    "~a*b*depth-a:b:depth",
+    "~0+(a+b):depth+1",
+    "~(a+b):depth",
+    "~0+(a+b):depth",
+    "~b+a+a:b",
+    "~depth:a+b:a",
+    "~0+depth:a+depth:b+a:b",
+    "~a:b:depth+b",
+    "~0+a:b:depth",
+    "~b:depth+a:b-1",
+    "~(depth+b)/a",
+    "~0+depth+a:b+b:depth",
 )
 
 

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import h5py
 import numpy as np
+import pandas as pd
 
 from tests.hostile.verbs import ALSO, VERBS, joined
 
@@ -171,7 +173,10 @@ class Verb:
 
 def cases() -> list[Case]:
     """Every attack on every verb."""
-    found = [case for line in joined(VERBS) for case in _on_verb(Verb.read(line))]
+    verbs = [Verb.read(line) for line in joined(VERBS)]
+    found = [case for verb in verbs for case in _on_verb(verb)]
+    found += [case for verb in verbs for case in (*_on_structure(verb), *_on_bystanders(verb))]
+    found += [*_on_settings(), *_on_designs(), *_on_labels()]
     unique = {case.name: case for case in found}
     assert len(unique) == len(found), "two cases of one name"
     return found
@@ -242,6 +247,219 @@ def _on_output(verb: Verb, label: str) -> Iterator[Case]:
             codes,
             prepare=_bystanders(suffix),
         )
+
+
+# Structure of an h5ad
+
+
+def _hdf5(change: Callable[[h5py.File], None]) -> Callable[[Path], None]:
+    def attack(path: Path) -> None:
+        with h5py.File(path, "r+") as file:
+            change(file)
+
+    return attack
+
+
+def _put(name: str, at: int | slice, value: float) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[name][at] = value
+
+    return change
+
+
+def _without(name: str) -> Callable[[h5py.File], None]:
+    return lambda file: file.__delitem__(name)
+
+
+def _elsewhere(file: h5py.File) -> None:
+    del file["X"]
+    file["X"] = h5py.ExternalLink("/etc/passwd", "X")
+
+
+STRUCTURES: dict[str, Callable[[h5py.File], None]] = {
+    "has a column out of range": _put("X/indices", 3, 10**6),
+    "has a negative column": _put("X/indices", 3, -1),
+    "has rows that do not rise": _put("X/indptr", 5, 10**7),
+    "has too few entries": _put("X/indptr", -1, 3),
+    "has no values": _without("X/data"),
+    "has no X": _without("X"),
+    "has no obs": _without("obs"),
+    "has no var": _without("var"),
+    "has NaN": _put("X/data", 3, np.nan),
+    "has negative counts": _put("X/data", slice(0, 9), -2),
+    "lies elsewhere": _elsewhere,
+}
+
+
+def _on_structure(verb: Verb) -> Iterator[Case]:
+    """Counts whose inside is wrong, for every verb that reads them."""
+    for name in verb.inputs:
+        if name not in ("counts.h5ad", "bulk.h5ad"):
+            continue
+        for what, change in STRUCTURES.items():
+            if what == "has NaN":  # counts are integers, which have none
+                continue
+            yield Case(
+                f"{verb.name}: {name} {what}",
+                verb.command(),
+                verb.files,
+                EITHER if verb.name == "split" else MISTAKE,  # which reads labels alone
+                prepare=_at(name, _hdf5(change)),
+            )
+
+
+def _on_bystanders(verb: Verb) -> Iterator[Case]:
+    """Files of the user that are called as ours might be while they are written."""
+    if verb.out is None:
+        return
+    out = Path(verb.out)
+    names = (f"{out.stem}.part{out.suffix}", f".{out.name}", f"{out.name}.tmp", ".part")
+
+    def prepare(folder: Path) -> None:
+        for name in names:
+            (folder / name).write_text("mine")
+
+    # a folder of that name, for what an extraction has not finished, is refused
+    yield Case(
+        f"{verb.name} {verb.inputs[0]}: the user has files called as ours",
+        verb.command(),
+        verb.files,
+        MISTAKE if verb.name == "l1000 extract" else WORKS,
+        prepare=prepare,
+        written=verb.out,
+    )
+
+
+SETTINGS = (
+    "training.learning_rate=true",
+    "training.learning_rate=-1",
+    "training.learning_rate=nan",
+    "training.epochs=1e23",
+    "training.epochs=0",
+    "training.epochs='3'",
+    "training.batch_size=0",
+    "model.latent='3'",
+    "model.latent=0",
+    "model.latent=2.5",
+    "model.encoder=[]",
+    "model.encoder=[-3]",
+    "model.encoder='a'",
+    "name=''",
+    "model=3",
+    "model.decoder=[]",
+    "data.path=''",
+    "data.path=3",
+    "data.validation=2",
+    "conditions={}",
+    "conditions.compound=3",
+    "conditions.nothing={}",
+    "seed=-1",
+    "seed=1e40",
+    "=",
+    "a",
+    "a=",
+    "....=1",
+    "training.epochs=1\nname='x'",
+)
+
+
+def _on_settings() -> Iterator[Case]:
+    for setting in SETTINGS:
+        yield Case(
+            f"train: --set {setting!r}",
+            ("train", "nbvae.toml", "--accelerator", "cpu", "--set", setting),
+            ("nbvae.toml", "counts.h5ad"),
+            EITHER if setting in ("model.encoder=[]", "conditions={}") else MISTAKE,
+            written="runs",
+        )
+    for size in ("model.latent=100_000_000", "model.encoder=[100_000_000, 100_000]"):
+        yield Case(
+            f"train: --set {size}",
+            ("train", "nbvae.toml", "--accelerator", "cpu", "--set", size),
+            ("nbvae.toml", "counts.h5ad"),
+            REFUSED,
+        )
+
+
+DESIGNS = (
+    "~0 + {group} | donor",
+    "~0 + {group} + (1 | donor)",
+    "~0 + {group} ** 99999",
+    "~({group} + donor + plate) ** 40",
+    "~0 + C({group})",
+    "~0 + {group} + __import__('os').system('touch owned')",
+    "~0 + {group} + {open('owned', 'w')}",
+    "~0 + {group} + I(donor)",
+    "~0 + {group} + log(n_cells)",
+    "~0 + {group} + donor.__class__",
+    "~0 + {group} + `nothing of this name`",
+    "~0 + {group} + 'text'",
+    "~0 + {group} + 2 * donor",
+    "~" + "(" * 3000 + "{group}" + ")" * 3000,
+    "~0 + {group}" + " + donor" * 5000,
+    "~0 + {group} + " + ":".join(["donor"] * 60),
+    "",
+    "~",
+    "~0",
+    "y ~ {group}",
+    "~~{group}",
+    "~{group}~donor",
+    "~0 + {group} - - donor",
+    "~ \x00",
+    "~0 + {group} + donor %in% plate",
+    "~0 + {nothing}",
+    "~0 + {",
+)
+
+
+def _on_designs() -> Iterator[Case]:
+    for design in DESIGNS:
+        # repeated terms and needless brackets are a formula like another
+        fine = design.endswith("))") or design.count("donor") > 9
+        yield Case(
+            f"de: --design {design[:60]!r}",
+            ("de", "bulk.h5ad", "--design", design, "--by", "cell_type", "--out", "new.parquet"),
+            ("bulk.h5ad",),
+            EITHER if fine else MISTAKE,
+            written="new.parquet",
+        )
+
+
+LABELS = ("a,b", '"', "=1+1", "\n", "x" * 400, "", "../../x", "<script>", "\u202e", "NA", "1e5")
+
+
+def _on_labels() -> Iterator[Case]:
+    """Names that a table of conditions may hold: predicted, or refused, never another's."""
+
+    def named(label: str) -> Callable[[Path], None]:
+        def prepare(folder: Path) -> None:
+            table = pd.read_csv(folder / "sim/id_map.csv")
+            table.loc[0, "sm_name"] = label
+            table.to_csv(folder / "sim/id_map.csv", index=False)
+
+        return prepare
+
+    for label in LABELS:
+        files = (
+            "sim/id_map.csv",
+            "sim/de_train.parquet",
+            "mean.parquet",
+            "sim/sample_submission.csv",
+        )
+        for command, codes in (
+            ("baseline gene_mean --train sim/de_train.parquet --conditions", EITHER),
+            ("submit mean.parquet --like sim/sample_submission.csv --id-map", MISTAKE),
+        ):
+            words = (*command.split(), "sim/id_map.csv", "--out")
+            out = "new.parquet" if codes is EITHER else "new.csv"
+            yield Case(
+                f"{words[0]}: a compound called {label[:20]!r}",
+                (*words, out),
+                files,
+                codes,
+                prepare=named(label),
+                written=out,
+            )
 
 
 def _link(name: str, link: str) -> Callable[[Path], None]:

@@ -20,7 +20,7 @@ from pathlib import Path
 SLOW = """
 torch numpy scipy.stats scipy.sparse.linalg scipy.optimize pandas pyarrow.parquet h5py anndata
 sklearn.linear_model sklearn.ensemble sklearn.decomposition numba plotly.graph_objects pydantic
-typer rich.table rich.progress formulaic lightning_fabric tensorboard torch.utils.tensorboard
+typer rich.table rich.progress lightning_fabric tensorboard torch.utils.tensorboard
 xgboost PIL.Image perturbgen.cli perturbgen.train.generative perturbgen.l1000.embedder
 perturbgen.images.network perturbgen.compare perturbgen.predict
 """
