@@ -30,7 +30,7 @@ from perturbgen.core.errors import (
     shorten,
     suggest,
 )
-from perturbgen.core.files import atomic_path, require_writable
+from perturbgen.core.files import atomic_path, only_writer, require_writable
 from perturbgen.core.runs import environment
 from perturbgen.core.tables import CONDITION, NAMES, read_frame, require_columns, with_compound
 from perturbgen.evaluate import (
@@ -262,18 +262,19 @@ def compare(
     # Only for its refusal: a column that is not there is told before the first fit.
     find_clusters(labels.index, labels, asked.clusters or None)
     folder = out.absolute() / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
     # What was asked for is written before the first job: an interrupted comparison says what it
     # was.
     made = Comparison(settings, book, folds, {}, described, runs, ladder)
-    for name, text in (
-        ("config.toml", settings.to_toml()),
-        ("env.json", json.dumps(made.environment, indent=1)),
-    ):
-        with atomic_path(out / name) as part:
-            part.write_text(text)
-    book.write(folder / "table.npz")
-    outcomes = _run_all(Job.grid(folder, book, folds, methods, settings), scheduler, workers)
+    with only_writer(out):
+        folder.mkdir(exist_ok=True)
+        for name, text in (
+            ("config.toml", settings.to_toml()),
+            ("env.json", json.dumps(made.environment, indent=1)),
+        ):
+            with atomic_path(out / name) as part:
+                part.write_text(text)
+        book.write(folder / "table.npz")
+        outcomes = _run_all(Job.grid(folder, book, folds, methods, settings), scheduler, workers)
     found = Comparison(settings, book, folds, outcomes, described, runs, ladder)
     found.card  # noqa: B018  built now, so that a comparison without controls ends here
     return found

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from perturbgen.core.errors import ConfigError, suggest
 from perturbgen.core.files import require_file
@@ -17,7 +18,8 @@ Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Chance = Annotated[float, Field(ge=0, lt=1)]
-Count = Annotated[int, Field(ge=1)]
+# more than any machine counts to: 1e23 epochs are a slip of the pen
+Count = Annotated[int, Field(ge=1, le=10**9)]
 
 
 class Settings(BaseModel):
@@ -26,6 +28,15 @@ class Settings(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", validate_default=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _never_guess(cls, value: Any, about: ValidationInfo) -> Any:
+        # pydantic would take true for 1, and "3" for 3
+        kinds = set(_leaves(cls.model_fields[str(about.field_name)].annotation))
+        if kinds & {int, float} and type(value) in {bool, str} - kinds:
+            raise ValueError("a number is expected, without quotes")
+        return value
 
     def changed(self, names: Iterable[str]) -> list[str]:
         """Those of the named settings that differ from their defaults, in order of name."""
@@ -54,6 +65,18 @@ class Settings(BaseModel):
         import tomli_w
 
         return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def _leaves(annotation: Any) -> Iterator[Any]:
+    """The types of which a value may be one."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        parts = parts[:1]
+    elif get_origin(annotation) not in (Union, UnionType):
+        yield annotation
+        return
+    for part in parts:
+        yield from _leaves(part)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:

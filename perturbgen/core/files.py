@@ -25,7 +25,7 @@ BROKEN: Final = "a download or a copy that broke off"
 _ELSEWHERE: Final = "write somewhere else"
 
 _PART: Final = ".part"  # how the name of a folder ends that holds what is being written
-_LOCK: Final = ".lock"
+LOCK: Final = ".lock"
 _YOUNG: Final = 60.0  # seconds
 
 
@@ -231,7 +231,7 @@ def only_writer(folder: str | Path) -> Iterator[None]:
 
     The system frees the lock when its process ends, in whatever way it ends.
     """
-    path = Path(folder) / _LOCK
+    path = Path(folder) / LOCK
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         handle = _open_lock(path)

@@ -46,7 +46,7 @@ def create_run(
 def _claim(part: Path, root: Path, name: str) -> Path:
     """Move a new run to the next free number."""
     while True:
-        numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4}", p.name))]
+        numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4,}", p.name))]
         run = root / f"{max(numbers, default=0) + 1:04d}-{name}"
         try:
             # Fails on a folder that holds something, as every run does: a process that took the

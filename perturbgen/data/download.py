@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import progress
 from perturbgen.core.errors import DownloadError, InputError, StorageError, suggest
-from perturbgen.core.files import atomic_path, disk_errors
+from perturbgen.core.files import atomic_path, disk_errors, only_writer
 from perturbgen.core.runs import file_hash
 
 if TYPE_CHECKING:
@@ -39,6 +40,27 @@ class _DataSource(Settings):
     sha256: dict[str, str] = Field(default_factory=dict)
     note: str = ""
 
+    @field_validator("files")
+    @classmethod
+    def _stay_inside(cls, files: tuple[str, ...]) -> tuple[str, ...]:
+        # a registry is a file from somewhere, and must not say where on this disk to write
+        for name in files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
+                raise ValueError(f"{name!r} leads out of the folder; names of files are expected")
+        return files
+
+    @field_validator("base")
+    @classmethod
+    def _is_encrypted(cls, base: str) -> str:
+        address = urlsplit(base)
+        here = address.hostname in ("localhost", "127.0.0.1", "::1")
+        if base and address.scheme != "https" and not (address.scheme == "http" and here):
+            raise ValueError(
+                f"{base!r} does not begin with https://, so anyone on the way can change it"
+            )
+        return base
+
     def fetch(self, folder: str | Path) -> list[Path]:
         """Download the files that are not in the folder yet, and verify all of them.
 
@@ -52,7 +74,8 @@ class _DataSource(Settings):
         folder = Path(folder)
         with disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
-        return [self._fetch_file(name, folder) for name in self.files]
+        with only_writer(folder):
+            return [self._fetch_file(name, folder) for name in self.files]
 
     def checksums(self, folder: Path) -> dict[str, str]:
         """Of the files, by name, as recorded in the folder or known beforehand."""
@@ -84,6 +107,11 @@ class _DataSource(Settings):
         if known is None:
             # No checksum is published: what arrives first is at least told from what comes later.
             recorded[name] = file_hash(folder / name).removeprefix("sha256:")
+            _logger.warning(
+                "no checksum of %s is published: what arrived is trusted, and recorded in %s",
+                name,
+                folder / CHECKSUMS,
+            )
             with atomic_path(folder / CHECKSUMS) as part:
                 part.write_text("".join(f"{digest}  {file}\n" for file, digest in recorded.items()))
         return folder / name

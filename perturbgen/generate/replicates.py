@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
-from perturbgen.core.files import atomic_path, read_json, require_writable
+from perturbgen.core.files import atomic_path, only_writer, read_json, require_writable
 from perturbgen.generate.cells import CellGenerator, Plan
 from perturbgen.generate.wells import GROUP
 
@@ -39,31 +39,35 @@ class ReplicateFolder:
         Finished files are kept; a folder that holds something else is refused.
         """
         self.require()
-        with atomic_path(self.path / _ABOUT) as part:
-            part.write_text(json.dumps(dict(self.about), indent=1))
-        numbers = range(1, replicates + 1)
-        drawn = {f"replicate {k}": [len(sizes) for sizes in plan.libraries(k)] for k in numbers}
-        counts = pd.DataFrame(drawn, index=wells.index)
-        # Written first: it says how many cells to expect, if the run is interrupted.
-        with atomic_path(self.path / "wells.csv") as part:
-            wells.join(counts).to_csv(part, index=False)
-        zeros = int((counts == 0).to_numpy().sum())
-        if zeros:
-            log.info(
-                "no cell was drawn for %d of %d wells (zeros in wells.csv): "
-                "those donors stay missing",
-                zeros,
-                counts.size,
-            )
-        paths = [self.path / f"replicate-{k:04d}.h5ad" for k in numbers]
-        # A file has its name only when it is whole: what is there need not be made again.
-        todo = [(k, path) for k, path in zip(numbers, paths, strict=True) if not path.exists()]
-        if len(todo) < replicates:
-            log.info("%d of %d replicates are there already", replicates - len(todo), replicates)
-        total = sum(int(counts[f"replicate {k}"].sum()) for k, _ in todo)
-        with progress("generating cells", total) as tick:
-            for k, path in todo:
-                _write_replicate(generator, plan, wells, path, replicate=k, tick=tick)
+        with only_writer(self.path):
+            self.require()  # once more: another process may have ended meanwhile
+            with atomic_path(self.path / _ABOUT) as part:
+                part.write_text(json.dumps(dict(self.about), indent=1))
+            numbers = range(1, replicates + 1)
+            drawn = {f"replicate {k}": [len(sizes) for sizes in plan.libraries(k)] for k in numbers}
+            counts = pd.DataFrame(drawn, index=wells.index)
+            # Written first: it says how many cells to expect, if the run is interrupted.
+            with atomic_path(self.path / "wells.csv") as part:
+                wells.join(counts).to_csv(part, index=False)
+            zeros = int((counts == 0).to_numpy().sum())
+            if zeros:
+                log.info(
+                    "no cell was drawn for %d of %d wells (zeros in wells.csv): "
+                    "those donors stay missing",
+                    zeros,
+                    counts.size,
+                )
+            paths = [self.path / f"replicate-{k:04d}.h5ad" for k in numbers]
+            # A file has its name only when it is whole: what is there need not be made again.
+            todo = [(k, path) for k, path in zip(numbers, paths, strict=True) if not path.exists()]
+            if len(todo) < replicates:
+                log.info(
+                    "%d of %d replicates are there already", replicates - len(todo), replicates
+                )
+            total = sum(int(counts[f"replicate {k}"].sum()) for k, _ in todo)
+            with progress("generating cells", total) as tick:
+                for k, path in todo:
+                    _write_replicate(generator, plan, wells, path, replicate=k, tick=tick)
         return paths
 
     def require(self) -> None:

@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from perturbgen import __version__
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import disk_errors, read_json, remove, require_writable
+from perturbgen.core.files import disk_errors, only_writer, read_json, remove, require_writable
 from perturbgen.core.system import keep_freed_memory
 from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile, say_repeated
 from perturbgen.l1000.growing import Growing
@@ -149,10 +149,12 @@ def extract(
         # before the metadata are joined: a finished extraction answers at once
         if not _finished(out, plan, force=force):
             samples = _collect(sources, metadata, keep_unknown=keep_unknown)
-            part = _prepare_part(out, plan)
-            with disk_errors(out):
+            part = _own_part(out)
+            with only_writer(part), disk_errors(out):
+                Growing.start_anew(part, plan)
                 _copy(work, part, block_bytes)
                 _finish(work, part, samples)
+            with disk_errors(out):
                 # the older folder goes only when all of the new one is written
                 remove(out)
                 part.replace(out)
@@ -265,14 +267,15 @@ def _finished(out: Path, plan: dict[str, Any], *, force: bool) -> bool:
     return True
 
 
-def _prepare_part(out: Path, plan: dict[str, Any]) -> Path:
-    """The folder of unfinished work, emptied if it is of other inputs."""
+def _own_part(out: Path) -> Path:
+    """The folder of unfinished work; one of that name that is not ours is never touched."""
     part = out.with_name(f"{out.name}.part")
-    if part.is_dir() and Growing.plan_of(part) not in (None, plan):
-        _log.warning("%s holds unfinished work on other files or options; starting anew", part)
-        remove(part)
-    with disk_errors(part):
-        part.mkdir(parents=True, exist_ok=True)
+    if part.exists() and not Growing.owns(part):
+        raise InputError(
+            f"{part} exists and is no unfinished extraction",
+            expected="nothing of that name, which is where unfinished work lies",
+            fix="rename it, or choose another --out",
+        )
     return part
 
 

@@ -6,6 +6,7 @@ With it grow the norms of its rows and the moments of its genes (Welford's updat
 from __future__ import annotations
 
 import json
+import logging
 import os
 import time
 from contextlib import ExitStack, nullcontext, suppress
@@ -16,8 +17,10 @@ from typing import Any, Final
 import numpy as np
 
 from perturbgen.core.errors import InputError
-from perturbgen.core.files import remove
-from perturbgen.profiles.readers import MATRIX
+from perturbgen.core.files import LOCK, remove
+from perturbgen.profiles.readers import MANIFEST, MATRIX
+
+log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -115,6 +118,8 @@ class Growing:
             self.norms.seek(self.rows * 4)
             self.stack = stack.pop_all()
         self.noted = time.monotonic()
+        if state is None:
+            self.note()  # at once: it tells this folder from one that is not ours
         return self
 
     def append(self, values: np.ndarray) -> None:
@@ -145,10 +150,23 @@ class Growing:
             self.note()
 
     @staticmethod
-    def plan_of(folder: Path) -> dict[str, Any] | None:
-        """The plan of unfinished work, or None."""
+    def owns(folder: Path) -> bool:
+        """Whether a folder is empty, or holds work of ours."""
+        if not folder.is_dir():
+            return False
+        names = {path.name for path in folder.iterdir()} - {LOCK}
+        return not names or bool(names & {_STATE, MANIFEST})
+
+    @staticmethod
+    def start_anew(folder: Path, plan: dict[str, Any]) -> None:
+        """Empty the folder if it holds unfinished work of another plan."""
         state = _read_state(folder)
-        return state["plan"] if state else None
+        if state is None or state["plan"] == plan:
+            return
+        log.warning("%s holds unfinished work on other files or options; starting anew", folder)
+        for path in folder.iterdir():
+            if path.name != LOCK:
+                remove(path)
 
     @staticmethod
     def result(folder: Path) -> tuple[_Moments, np.ndarray]:

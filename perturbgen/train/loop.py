@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.core.errors import ConfigError, PerturbgenError, StorageError, shorten
+from perturbgen.core.errors import InputError, PerturbgenError, StorageError, shorten
 from perturbgen.core.files import atomic_path, disk_errors
 from perturbgen.train.checkpoint import load_state, save_state
 from perturbgen.train.feeds import Feed, Judge
@@ -271,19 +271,21 @@ class Training:
             cause = f"parameters that grew without bound (|{largest}| up to {size:.2g})"
         else:
             cause = f"a learning rate of {rate:g} that is too large for these data"
+        self._save_best()  # else an hour's best model would go with the broken one
+        best = self.run / "checkpoint" / "best.pt"
         raise _DivergenceError(
             f"step {self.state.step} (epoch {self.state.epoch}): {broken or 'the gradient'} is not "
             f"finite; {self.train.unit} {shorten(self.train.names(batch.index[:5]))}",
             cause=cause,
-            fix=f"a lower learning rate; the last good model is in {self.run / 'checkpoint'}",
+            fix="a lower learning rate"
+            + (f"; the best model so far is {best}" if best.exists() else ""),
         )
 
     def _save(self) -> None:
         """Write the last state, and the best model beside it."""
         if not self.fabric.is_global_zero:
             return
-        if self.best_model is not None:
-            save_state(self.run, "best", {"model": self.best_model, "epoch": self.state.best_epoch})
+        self._save_best()
         last = {
             "model": self.model.state_dict(),
             "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
@@ -292,16 +294,23 @@ class Training:
         save_state(self.run, "last", last)
         self.saved_at = time.monotonic()
 
+    def _save_best(self) -> None:
+        if self.best_model is not None and self.fabric.is_global_zero:
+            save_state(self.run, "best", {"model": self.best_model, "epoch": self.state.best_epoch})
+
     def restore(self) -> None:
         """Go on where the run stopped."""
         last = load_state(self.run, "last", self.model)
-        if len(last["optimisers"]) != len(self.optimisers):
-            raise ConfigError(
-                f"{self.run}: its checkpoint has other optimisers", cause="config.toml was edited"
-            )
-        for optimiser, saved in zip(self.optimisers, last["optimisers"], strict=True):
-            optimiser.load_state_dict(saved)
-        self.state = _State(**last["state"])
+        try:
+            for optimiser, saved in zip(self.optimisers, last["optimisers"], strict=True):
+                optimiser.load_state_dict(saved)
+            self.state = _State(**last["state"])
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise InputError(
+                f"{self.run}: its checkpoint cannot be gone on with: {error}",
+                cause="config.toml was edited, or another version of perturbgen wrote last.pt",
+                fix="train a new run; best.pt can still be used by encode, generate and predict",
+            ) from None
         if self.state.best_epoch >= 0:
             self.best_model = load_state(self.run, "best")["model"]
 

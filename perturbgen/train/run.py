@@ -8,15 +8,24 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten
-from perturbgen.core.files import atomic_path, require_file, require_folder, require_writable
+from perturbgen.core.errors import ConfigError, InputError, SchemaError, StorageError, shorten
+from perturbgen.core.files import (
+    atomic_path,
+    only_writer,
+    remove,
+    require_file,
+    require_folder,
+    require_writable,
+)
 from perturbgen.core.runs import create_run, file_hash
 from perturbgen.core.system import cores, keep_freed_memory, require_device
 from perturbgen.train.card import Card
@@ -123,8 +132,10 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
             run = create_run(runs, settings.name, settings, seed=settings.seed, data=hashes)
             card.write(run, self.members(data))
         run = fabric.broadcast(run)
-        training = self.assemble(run, settings, data, fabric)
-        _carry_out(training, partial(self.board, run, settings))
+        with _sole_writer(run):
+            with _begun(run, fabric):
+                training = self.assemble(run, settings, data, fabric)
+            _carry_out(training, partial(self.board, run, settings))
         return run
 
     def resume(
@@ -138,18 +149,20 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
     ) -> Path:
         """Go on with a run where its last checkpoint stands; only its length may be changed."""
         settings = self._settings_to_resume(run, overrides)
-        fabric = launch(
-            settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
-        )
-        data = self.read(settings)
-        self._require_same(run, data)
-        training = self.assemble(run, settings, data, fabric)
-        training.restore()
-        # Written last: settings that cannot be gone on with leave the run as it was.
-        if overrides and fabric.is_global_zero:
-            with atomic_path(run / "config.toml") as part:
-                part.write_text(settings.to_toml(), encoding="utf-8")
-        _carry_out(training, partial(self.board, run, settings))
+        with _sole_writer(run):  # before there are others, which would wait for the first
+            fabric = launch(
+                settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
+            )
+            data = self.read(settings)
+            self._require_same(run, data)
+            with _fits_memory():
+                training = self.assemble(run, settings, data, fabric)
+            training.restore()
+            # Written last: settings that cannot be gone on with leave the run as it was.
+            if overrides and fabric.is_global_zero:
+                with atomic_path(run / "config.toml") as part:
+                    part.write_text(settings.to_toml(), encoding="utf-8")
+            _carry_out(training, partial(self.board, run, settings))
         return run
 
     def train_once(
@@ -225,6 +238,38 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
             expected=f"its {len(before):,} {self.unit} in their order and parts",
             fix="name the same data, or train anew",
         )
+
+
+@contextmanager
+def _begun(run: Path, fabric: Fabric) -> Iterator[None]:
+    """A run that never came to its first step leaves no directory behind."""
+    try:
+        with _fits_memory():
+            yield
+    except BaseException:
+        if fabric.is_global_zero:
+            remove(run)
+        raise
+
+
+@contextmanager
+def _fits_memory() -> Iterator[None]:
+    """A model too large for the memory is an error that says so."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise StorageError(
+            "a model of this size does not fit into memory",
+            fix="smaller layers: --dry-run prints the settings of the model",
+        ) from error
+
+
+def _sole_writer(run: Path) -> AbstractContextManager[None]:
+    """Two trainings of one run would overwrite each other; the first process holds it for all."""
+    ranks = (int(os.environ.get(name, 0)) for name in ("LOCAL_RANK", "NODE_RANK"))
+    return nullcontext() if any(ranks) else only_writer(run)
 
 
 def _carry_out(training: Training, watch: Callable[[int], Board]) -> None:

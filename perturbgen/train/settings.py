@@ -198,7 +198,7 @@ class _BoardSettings(Settings):
 class LoopSettings(Settings):
     """What the loop reads of any run."""
 
-    name: str = "run"
+    name: Annotated[str, Field(min_length=1)] = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
     annealing: _Annealing = _Annealing()
     stopping: Stopping = Stopping()

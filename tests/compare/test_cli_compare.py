@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.cli import _run
+from perturbgen.core.files import only_writer
 
 from .conftest import write_flat
 
@@ -149,3 +150,14 @@ def test_a_de_table_of_ours_can_be_compared_on(
     assert len(scores) == 2 * len(full), (
         "every condition is predicted once, by zeros and by additive"
     )
+
+
+def test_a_second_comparison_in_the_same_folder_is_told_of_the_first(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["compare", str(config), "--workers", "1", "--no-report", "--out", "out"]
+    with only_writer(tmp_path / "out"):
+        assert _run(arguments) == 1
+    assert "is being written by process" in capsys.readouterr().err
+    assert _run(arguments) == 0
+    assert not (tmp_path / "out" / ".lock").exists()

@@ -1,10 +1,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from pydantic import Field
 
-from perturbgen.core.config import Settings
+from perturbgen.core.config import Count, Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.runs import create_run, file_hash
 
@@ -42,7 +44,7 @@ def test_an_override_that_is_no_toml_value_is_a_string() -> None:
     [
         ("sed = 1", "unknown key 'sed': did you mean 'seed'"),
         ("[cells]\nper_wel = 1", "unknown key 'cells.per_wel': did you mean 'per_well'"),
-        ("[cells]\nper_well = 'many'", "'cells.per_well': .*integer.*found 'many'"),
+        ("[cells]\nper_well = 'many'", "'cells.per_well': a number is expected.*found 'many'"),
         ("seed = ", "not valid TOML"),
     ],
 )
@@ -102,3 +104,21 @@ def test_a_run_never_takes_the_place_of_one_that_was_numbered_meanwhile(
 )
 def test_any_name_makes_a_run(tmp_path: Path, name: str, run: str) -> None:
     assert create_run(tmp_path, name, Experiment(), seed=0).name == run
+
+
+@pytest.mark.parametrize("value", ["true", "'3'", "1e23", "2.5"])
+def test_no_value_is_taken_for_another_kind(value: str) -> None:
+    class Net(Settings):
+        epochs: Count = 1
+        seed: Annotated[int, Field(ge=0)] | None = None
+
+    assert Net.load(overrides=["epochs=3", "seed=4"]) == Net(epochs=3, seed=4)
+    for name in ("epochs", "seed") if value != "1e23" else ("epochs",):
+        with pytest.raises(ConfigError, match=f"'{name}': "):
+            Net.load(overrides=[f"{name}={value}"])
+
+
+def test_a_run_has_a_number_beyond_9999(tmp_path: Path) -> None:
+    (tmp_path / "9999-x-s0").mkdir()
+    runs = [create_run(tmp_path, "x", Experiment(), seed=0).name for _ in range(2)]
+    assert runs == ["10000-x-s0", "10001-x-s0"]

@@ -239,3 +239,25 @@ def test_a_misspelt_key_of_a_registry_is_named(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('[x]\ntitle = "t"\npage = "p"\nlicense = "l"\n')
     with pytest.raises(ConfigError, match="license"):
         Registry.read(tmp_path / "mine.toml")
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "a/../../x", "..\\x", ""])
+def test_a_registry_cannot_write_outside_its_folder(site: Site, name: str) -> None:
+    with pytest.raises(ValueError, match="leads out of the folder"):
+        site.source(files=[name])
+
+
+@pytest.mark.parametrize("base", ["http://example.org/", "ftp://example.org/", "file:///etc/"])
+def test_addresses_that_anyone_can_change_on_the_way_are_refused(site: Site, base: str) -> None:
+    with pytest.raises(ValueError, match="https://"):
+        site.source(base=base)
+
+
+def test_trust_on_first_use_is_said(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site.source().fetch(tmp_path)
+    assert "no checksum of data.bin is published" in caplog.text
+    caplog.clear()
+    site.source(sha256={"data.bin": DIGEST}).fetch(tmp_path)
+    assert "no checksum" not in caplog.text

@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError, StorageError
+from perturbgen.core.files import only_writer
 from perturbgen.l1000 import ExtractionOptions, extract, growing, landmarks
 from perturbgen.l1000.growing import Growing, _Moments
 from perturbgen.profiles import Profiles, read_profiles
@@ -296,7 +297,7 @@ def test_a_disk_so_full_that_no_note_can_be_made_goes_on_from_the_last_one(
     def full(self: Growing) -> None:
         nonlocal calls
         calls += 1
-        if calls >= 3:
+        if calls >= 4:
             raise OSError(errno.ENOSPC, "No space left on device")
         note(self)
 
@@ -437,3 +438,24 @@ def test_moments_in_blocks_are_those_of_the_whole(offset: float) -> None:
     assert moments.missing.tolist() == [0, 0, 1, 0, 0]
     again = _Moments.from_json(json.loads(json.dumps(moments.to_json())))
     np.testing.assert_array_equal(again.squares, moments.squares)
+
+
+def test_a_users_own_folder_of_that_name_is_left_alone(tmp_path: Path, wanted: Path) -> None:
+    path, mine = big(tmp_path), tmp_path / "out.part"
+    mine.mkdir()
+    (mine / "profiles.npy").write_text("mine")
+    with pytest.raises(InputError, match=r"out\.part exists and is no unfinished extraction"):
+        extract([path], tmp_path / "out", genes=wanted)
+    assert [(p.name, p.read_text()) for p in mine.iterdir()] == [("profiles.npy", "mine")]
+
+
+def test_two_extractions_into_one_folder_do_not_meet(tmp_path: Path, wanted: Path) -> None:
+    path = big(tmp_path)
+    with (
+        only_writer(tmp_path / "out.part"),
+        pytest.raises(StorageError, match=r"is being written by process"),
+    ):
+        extract([path], tmp_path / "out", genes=wanted)
+    extract([path], tmp_path / "out", genes=wanted)
+    assert not (tmp_path / "out.part").exists()
+    assert not (tmp_path / "out" / ".lock").exists()

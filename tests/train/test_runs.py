@@ -11,9 +11,10 @@ import pytest
 import torch
 from scipy import sparse
 
-from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError
+from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError, StorageError
+from perturbgen.core.files import only_writer
 from perturbgen.data import Split
-from perturbgen.train import load_run, train
+from perturbgen.train import load_run, resume, train
 from perturbgen.train.cells import Cells
 from perturbgen.train.generative import _gene_shares
 from perturbgen.train.heldout import CellJudge, probe_rows
@@ -252,3 +253,61 @@ def test_a_category_that_only_withheld_cells_have_is_named(
     monkeypatch.setattr(logging.getLogger("perturbgen"), "propagate", True)
     Cells.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert "no training cell has compound 'X': its weights stay as they were drawn" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["best", "last"])
+@pytest.mark.parametrize("size", [0, 1, 100, 1000, -20])
+def test_a_cut_checkpoint_names_the_one_that_is_whole(copy, name, size):
+    path = copy / "checkpoint" / f"{name}.pt"
+    path.write_bytes(path.read_bytes()[:size])
+    other = {"best": "last.pt", "last": "best.pt"}[name]
+    words = "0 bytes" if size == 0 else rf"{name}\.pt cannot be read as a checkpoint[\s\S]*{other}"
+    with pytest.raises(InputError, match=words):
+        load_run(copy, which=name)
+
+
+def test_parameters_that_are_no_numbers_are_refused(copy):
+    path = copy / "checkpoint" / "best.pt"
+    state = torch.load(path, weights_only=True)
+    name = next(iter(state["model"]))
+    state["model"][name] = torch.full_like(state["model"][name], float("nan"))
+    torch.save(state, path)
+    with pytest.raises(InputError, match=f"not finite: '{name}'"):
+        load_run(copy)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda last: last["state"].update(colour="red"),
+        lambda last: last["state"].pop("epoch") and last.update(state=[1]),
+        lambda last: last["optimisers"].append({}),
+        lambda last: last["optimisers"][0].pop("param_groups"),
+        lambda last: last.update(optimisers=3),
+    ],
+)
+def test_a_resumed_run_that_cannot_go_on_is_left_as_it_was(copy, change):
+    path = copy / "checkpoint" / "last.pt"
+    last = torch.load(path, weights_only=True)
+    change(last)
+    torch.save(last, path)
+    before = (copy / "config.toml").read_text()
+    with pytest.raises(InputError, match="cannot be gone on with"):
+        resume(copy, ["training.epochs=9"])
+    assert (copy / "config.toml").read_text() == before
+
+
+def test_a_run_that_is_being_trained_is_not_resumed(copy):
+    with only_writer(copy), pytest.raises(StorageError, match=r"is being written by process \d+"):
+        resume(copy)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate memory: 9 TB"), KeyboardInterrupt])
+def test_a_run_that_never_began_leaves_no_directory(settings, tmp_path, monkeypatch, error):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("perturbgen.train.generative._model_of", fail)
+    with pytest.raises(StorageError if isinstance(error, RuntimeError) else KeyboardInterrupt):
+        train(settings(), runs=tmp_path / "runs", accelerator="cpu")
+    assert list((tmp_path / "runs").iterdir()) == []

@@ -223,7 +223,8 @@ def test_statistics_of_an_experiment_take_its_stain_away(trained: Path) -> None:
 
 
 def test_a_run_reads_its_images_on_the_device_that_it_lies_on(trained: Path) -> None:
-    run = IMAGES.load(trained, device="meta")  # stands for a GPU: any device that is not the cpu's
+    run = IMAGES.load(trained)
+    run.model.to("meta")  # stands for a GPU: any device that is not the cpu's
     part = next(run.feed(Fields.read(run.settings.data).part("test")).once())
     assert {part.images.device.type, part.cell.device.type, run.model.weights.device.type} == {
         "meta"
