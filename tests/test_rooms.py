@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -59,11 +60,13 @@ def _places() -> list[tuple[str, str]]:
 
 
 def _names_of(room: Path) -> set[str]:
-    """The files of a room and what they define."""
+    """The files of a room, what they define, and what their classes do."""
     found = set()
     for path in room.rglob("*.py") if room.is_dir() else [room.with_suffix(".py")]:
         found.add(path.stem)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        tops = ast.parse(path.read_text(encoding="utf-8")).body
+        classes = [node.body for node in tops if isinstance(node, ast.ClassDef)]
+        for node in (*tops, *chain.from_iterable(classes)):
             if isinstance(node, ast.FunctionDef | ast.ClassDef):
                 found.add(node.name)
             elif isinstance(node, ast.Assign | ast.AnnAssign):
@@ -77,6 +80,9 @@ def _names_of(room: Path) -> set[str]:
 def test_what_the_readme_names_is_in_its_room(rooms: str, name: str) -> None:
     package = ROOT / "perturbgen"
     homes = [package / room for room in re.findall(r"`([^`]+)`", rooms)]
+    other, _, last = name.partition(".")
+    if last.isidentifier() and (package / other).is_dir():  # of another room, named with it
+        homes, name = [package / other], last
     if re.search(r"[/.]", name):
         places = [ROOT, package, *homes, *(ROOT / home.name for home in homes)]
         assert any((place / name).exists() for place in places), f"no {name} in {rooms}"

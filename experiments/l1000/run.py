@@ -240,7 +240,7 @@ def choose(
 def plate_settings(
     source: Path, split: Path, seed: int, choice: Overrides, *, epochs: int | None = None
 ) -> EmbedSettings:
-    """One network on the plate; all wells but the vehicle's have a class, as in the notes."""
+    """One network on the plate; all wells but the vehicle's have a class."""
     from perturbgen.core.config import merge
 
     data = {"path": str(source), "label": "pert_id", "types": PLATE_TYPES, "split": str(split)}

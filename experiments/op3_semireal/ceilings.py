@@ -34,7 +34,7 @@ def ceilings(
     others = effects[~effects.index.get_level_values(0).isin(kinds)].groupby(level=1).mean()
     of_others = others.loc[truth.index.get_level_values(1)].set_axis(truth.index)
     found = dict(zip(CEILINGS, (effects.loc[truth.index], of_others), strict=True))
-    measured = MeasuredExperiment.of(cells, kinds, control=vehicle, flavour="kaggle").measured
+    measured = MeasuredExperiment.of(cells, kinds, vehicle=vehicle, flavour="kaggle").measured
     return {name: best_scaled(plug_in_t(logfc, measured), truth) for name, logfc in found.items()}
 
 

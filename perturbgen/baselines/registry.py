@@ -3,7 +3,9 @@
 A new baseline is a subclass of :class:`~perturbgen.baselines.base.Baseline` (or of a kinder base:
 ``LinearSmoother``, ``FeatureModel``) and a line in ``REGISTRY``, where commands and comparisons
 find it. ``tests/baselines/test_contract.py`` holds it to what all baselines promise, once
-``tests/baselines/cases.py`` says which settings are quick.
+``tests/baselines/cases.py`` says which settings are quick (``QUICK``), whether it must beat the
+mean of the cell type (``MODELS``), must learn nothing from shuffled labels (``LEARNERS``), or knows
+no labels at all (``KNOWS_NO_LABELS``).
 """
 
 from __future__ import annotations
@@ -28,8 +30,14 @@ if TYPE_CHECKING:
 class _Entry:
     """One baseline: where its class is, what it is in one line, what must or may be given to it.
 
-    The class is imported when it is used: only some need torch, XGBoost or scikit-learn.
-    ``open_problems`` is the name of the same thing in the Open Problems benchmark.
+    * ``where``: "module:_Class", imported when it is used, since only some need torch, XGBoost or
+      scikit-learn;
+    * ``open_problems``: the name of the same thing in the Open Problems benchmark;
+    * ``needs`` and ``uses``: what ``make`` must, or may, be given beside the table ("truth",
+      "pseudobulk", "smiles"), and passes on to the class as keywords;
+    * ``random``: draws from the ``rng`` of its fit, so that a comparison runs it once a seed;
+    * ``intervals``: ``predict_interval`` works (``_half_width`` gives a width, not None);
+    * ``transductive``: a prediction also depends on which other conditions are asked for.
     """
 
     where: str

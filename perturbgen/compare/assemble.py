@@ -16,10 +16,11 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import pandas as pd
 
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.grid import PROCESSES, Job, Outcome, run_jobs
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import CompareSettings
-from perturbgen.compare.tables import Book, Fold
+from perturbgen.compare.tables import Book
 from perturbgen.core.console import progress
 from perturbgen.core.errors import (
     ConfigError,

@@ -28,9 +28,10 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.baselines import Baseline
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.methods import Method
 from perturbgen.compare.settings import CompareSettings, ScoreSettings
-from perturbgen.compare.tables import Book, Fold
+from perturbgen.compare.tables import Book
 from perturbgen.core.errors import ConfigError, MissingDependencyError, PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
 from perturbgen.core.system import cores
@@ -231,21 +232,31 @@ def run_jobs(
     jobs: list[Job], *, scheduler: str = PROCESSES, workers: int | None = None
 ) -> _Finished:
     """Every job with its outcome, as they end; those kept from before come first."""
-    waiting = []
+    waiting: dict[str, list[Job]] = {}
     for job in jobs:
         if job.kept:
             yield job, Outcome("cached")
         else:
-            waiting.append(job)
+            waiting.setdefault(job.key, []).append(job)
+    # Of jobs with one key (two splits may divide alike) one runs: no two write the same file.
+    first = [same[0] for same in waiting.values()]
+    for job, outcome in _run_where(first, scheduler, workers):
+        yield job, outcome
+        for other in waiting[job.key][1:]:
+            yield other, Outcome("cached") if outcome.state == "done" else outcome
+
+
+def _run_where(jobs: list[Job], scheduler: str, workers: int | None) -> _Finished:
+    """Jobs with a key of their own, on a cluster, in processes, or one after the other."""
     if scheduler != PROCESSES:
-        yield from _on_cluster(waiting, scheduler)
+        yield from _on_cluster(jobs, scheduler)
         return
     # More processes than jobs would only start and end.
-    workers = min(workers or cores(), len(waiting))
+    workers = min(workers or cores(), len(jobs))
     if workers > 1:
-        yield from _in_processes(waiting, workers)
+        yield from _in_processes(jobs, workers)
     else:
-        for job in waiting:
+        for job in jobs:
             yield job, job.run()
 
 

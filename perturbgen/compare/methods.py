@@ -15,8 +15,9 @@ import pandas as pd
 
 import perturbgen
 from perturbgen.baselines import Predictor, find_baseline, make
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import CompareSettings, MethodSettings, TableSettings
-from perturbgen.compare.tables import Fold, read_effects
+from perturbgen.compare.tables import read_effects
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash, package_version
 from perturbgen.data import read_h5ad, read_smiles
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 # lists with what is imported. Settings are not: what they say is in the key itself.
 _FITTING: Final = (
     "baselines",
+    "compare/folds.py",
     "compare/grid.py",
     "compare/methods.py",
     "compare/tables.py",

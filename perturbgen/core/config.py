@@ -34,7 +34,8 @@ class Settings(BaseModel):
     def _never_guess(cls, value: Any, about: ValidationInfo) -> Any:
         # pydantic would take true for 1, and "3" for 3
         kinds = set(_leaves(cls.model_fields[str(about.field_name)].annotation))
-        if kinds & {int, float} and type(value) in {bool, str} - kinds:
+        words = [word for kind in kinds for word in get_args(kind)]  # of a Literal
+        if kinds & {int, float} and type(value) in {bool, str} - kinds and value not in words:
             raise ValueError("a number is expected, without quotes")
         return value
 

@@ -32,8 +32,8 @@ class CovariateEncoder:
     ``categories`` maps each categorical column to its values; the last one of the columns in
     ``unknown`` has that name, and stands for values that the cells it was fitted on do not have.
     ``scales`` maps each numeric column to its mean and standard deviation in these cells. A run
-    fits it on all cells of its file, those of validation and test included; its error "values that
-    training never saw" means that file.
+    fits it on all cells of its file, those of validation and test included: only what no cell of it
+    has is refused.
     """
 
     categories: Mapping[str, tuple[str, ...]]
@@ -93,7 +93,7 @@ class CovariateEncoder:
         """The categories that none of these cells has, where there are any, by covariate."""
         found = {}
         for name, values in self.categories.items():
-            seen = {*obs[name].astype(str), *([_UNKNOWN] if name in self.unknown else [])}
+            seen = set(obs[name].astype(str))
             if absent := [value for value in values if value not in seen]:
                 found[name] = absent
         return found
@@ -138,10 +138,13 @@ class CovariateEncoder:
         unseen = codes < 0
         if unseen.any() and name not in self.unknown:
             names = values[unseen].unique()
+            what = f"values that the run's file does not have: {shorten(names)}"
+            table = "smiles.csv" if name == "compound" else "numbers.csv"
             raise SchemaError(
-                f"covariate {name!r} has values that training never saw: {shorten(names)}",
+                f"covariate {name!r} has {what}",
                 expected=f"one of {len(known)} known values; {suggest(str(names[0]), known)}",
-                fix=f"train with them, or declare the column: unknown=[{name!r}]",
+                fix=f'[conditions.{name}] encoding = "descriptors", descriptors = "{table}" '
+                f"(a row for each {name}, this one too), and train again",
             )
         codes[unseen] = len(known) - 1
         return codes.astype(np.int64)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-# The released plate names are permuted against those that the organisers' own DE used (research:
-# compute_de.ipynb).
+# The released plate names are permuted against those that the organisers' own DE used:
+# compute_de.ipynb of github.com/openproblems-bio/neurips-2023-scripts.
 ORGANISERS_PLATES: Final = {
     f"plate_{released}": f"plate_{theirs}" for released, theirs in enumerate((2, 3, 1, 4, 0, 5))
 }

@@ -47,7 +47,7 @@ class _Removal:
 
 
 # Conditions that the benchmark's authors removed by hand: cell types missing or their shares
-# contradictory between donors (toxic compounds). Research notes, section 2.3.
+# contradictory between donors (toxic compounds).
 _CURATION: Final = (
     _Removal("Alvocidib"),
     _Removal("CGP 60474"),

@@ -1,4 +1,4 @@
-// What answers the controls of report.html: rankings, groups, true against predicted, genes.
+// What answers the controls of report_controls.html: rankings, groups, true against predicted, genes.
 //
 // report.py puts two elements before it: #data, the JSON of _payload (labels, methods, metrics, and
 // tables as base64: int16 values with a scale for each row, float32 scores), and a script that

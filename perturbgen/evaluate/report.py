@@ -1,7 +1,7 @@
 """``report.html``: one self-contained page about a scorecard, to be used from the keyboard.
 
-Its controls are ``report.html`` (a paragraph a section), their script ``report.js``, the style
-``report.css``.
+Its controls are ``report_controls.html`` (a paragraph a section), their script ``report.js``, the
+style ``report.css``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def report_page(
     """
     data = _payload(card, truth, predictions, budget=budget)
     here = files("perturbgen.evaluate")
-    controls = (here / "report.html").read_text("utf-8").rstrip().split("\n\n")
+    controls = (here / "report_controls.html").read_text("utf-8").rstrip().split("\n\n")
     ranking, groups, conditions, genes = controls
     text = ScorecardText(card)
     page = Page(title, text.describe())

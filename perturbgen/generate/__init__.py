@@ -4,7 +4,7 @@
 >>> table = WellTable.of(cells)
 >>> sampler = CellSampler.fit(table, rng=np.random.default_rng(0))
 >>> wells = table.design(id_map)
->>> counts = sampler.counts(wells, 20, rng)
+>>> n_cells = sampler.cell_numbers(wells, 20, rng)
 """
 
 from perturbgen.generate.cells import CellGenerator, Plan

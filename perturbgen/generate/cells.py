@@ -73,8 +73,8 @@ class Plan:
     def libraries(self, replicate: int) -> list[NDArray[np.float64]]:
         """Library sizes of the cells of each well; an empty array where none was drawn."""
         rng = np.random.default_rng([_CELLS, self.seed, replicate])
-        counts = self.sampler.counts(self.wells, 1, rng)[0].to_numpy()
-        sizes = self.sampler.libraries(self.wells, counts, rng)
+        n_cells = self.sampler.cell_numbers(self.wells, 1, rng)[0].to_numpy()
+        sizes = self.sampler.libraries(self.wells, n_cells, rng)
         return [np.maximum(np.rint(part), 1.0) for part in sizes]
 
     def rng(self, replicate: int, well: pd.Series) -> np.random.Generator:

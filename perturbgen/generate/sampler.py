@@ -40,6 +40,7 @@ _LIKE_WELLS: Final = 8  # training wells that say how far cells of one well lie 
 # measured.
 _USUAL_SPREAD: Final = 0.2
 _VERSION: Final = 1
+# Attributes and arrays of the file; the counts in their names are those of cells.
 _FORESTS: Final = ("counts_forest", "depth_forest")
 _ARRAYS: Final = ("counts_residual", "depth_residual", "depth_rows")
 
@@ -108,7 +109,9 @@ class CellSampler:
         """Fitted on the cells at hand."""
         return cls.fit(WellTable.of(cells), rng=np.random.default_rng([3, seed]), settings=settings)
 
-    def counts(self, conditions: pd.DataFrame, n: int, rng: np.random.Generator) -> pd.DataFrame:
+    def cell_numbers(
+        self, conditions: pd.DataFrame, n: int, rng: np.random.Generator
+    ) -> pd.DataFrame:
         """Numbers of cells, ``n`` draws for each row (condition and the well's covariates)."""
         x = self.maker.features(conditions)
         residual = self.counts_residual[self.counts_forest.draw_rows(x, n, rng=rng)]

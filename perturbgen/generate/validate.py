@@ -118,8 +118,9 @@ def score_samplers(
     if draws < 2:
         raise ConfigError(f"{draws} draws", expected="2 or more")
     groups = withheld.groups
-    counts = sampler.counts(groups, draws, rng)
-    drawn = {"cells": counts.to_numpy(float), "depth": _draw_medians(sampler, groups, counts, rng)}
+    n_cells = sampler.cell_numbers(groups, draws, rng)
+    medians = _draw_medians(sampler, groups, n_cells, rng)
+    drawn = {"cells": n_cells.to_numpy(float), "depth": medians}
     observed = observed_wells(withheld)
     scores = (score_draws(name, drawn[name], observed[name], rng=rng) for name in TARGETS)
     return pd.concat([observed, *scores], axis=1)
@@ -133,13 +134,13 @@ def observed_wells(table: WellTable) -> pd.DataFrame:
 
 
 def _draw_medians(
-    sampler: CellSampler, conditions: pd.DataFrame, counts: pd.DataFrame, rng: np.random.Generator
+    sampler: CellSampler, conditions: pd.DataFrame, n_cells: pd.DataFrame, rng: np.random.Generator
 ) -> _Floats:
     """Median library sizes (conditions, draws) of the drawn numbers of cells, five at least."""
     columns = []
     at_once = max(1, _ROWS_AT_ONCE // max(len(conditions), 1))
-    for start in range(0, counts.shape[1], at_once):
-        part = counts.iloc[:, start : start + at_once].to_numpy()
+    for start in range(0, n_cells.shape[1], at_once):
+        part = n_cells.iloc[:, start : start + at_once].to_numpy()
         # Several draws as one long table, since a forest is slow on few rows.
         many = pd.concat([conditions] * part.shape[1], ignore_index=True)
         drawn = sampler.libraries(many, np.maximum(part.T.ravel(), _FEWEST_CELLS), rng)

@@ -38,7 +38,8 @@ class GctxFile:
 
     Nothing but the header is read until it is asked for. ``shape`` and the stored ``chunks`` (None
     where the matrix is in one piece) are (samples, genes), ``dtype`` is the stored type.
-    ``transposed`` is for files whose rows are samples.
+    ``transposed`` is for files whose rows are samples. GCT is text, in which a line is a gene: what
+    is read of it is parsed for all samples at once and kept, whatever the block.
     """
 
     def __init__(self, path: str | Path, *, transposed: bool = False) -> None:
@@ -190,7 +191,10 @@ class GctxFile:
     def blocks(
         self, *, genes: Sequence[object] | None = None, block_bytes: int = BLOCK_BYTES
     ) -> Iterator[tuple[slice, np.ndarray]]:
-        """All samples, block by block in bounded memory: the place and the values of each."""
+        """All samples, block by block in bounded memory: the place and the values of each.
+
+        Of GCT text, which lies gene by gene, the wanted genes of all samples are held.
+        """
         columns = None if genes is None else self.locate("genes", genes)
         for block in self.slices(block_bytes=block_bytes):
             yield block, self.values(block, columns)

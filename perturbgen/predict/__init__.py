@@ -3,7 +3,8 @@
 The way of the counts: ``wells`` says what is asked for, takes its own cells away and lays out what
 is generated, ``experiment`` holds the real samples that they join, ``calibration`` adds wells of
 measured conditions, ``estimators`` draws and fits all of them and averages, ``weights`` scales what
-comes out; ``predictor`` calls them in this order.
+comes out. ``predictor.predict`` calls ``calibration.Task.of`` (which makes the wells and the
+experiment), ``estimators.average``, then ``weights.Shrinkage``.
 
 Five words of this room:
 

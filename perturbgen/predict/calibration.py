@@ -57,37 +57,38 @@ class Task:
         # Of the cells at hand, which are without those of the wanted conditions.
         sampler = sampler or CellSampler.of(cells, seed=settings.seed)
         sampler.require_unseen(wanted)
-        control = vehicle_of(cells)
+        vehicle = vehicle_of(cells)
         options: dict[str, Any] = {"latent": settings.latent, "seed": settings.seed}
         ours = Wells.of(run, cells, sampler, wanted, **options)
         if settings.anchors:
             ours.require_compound()
         kinds = sorted(wanted.get_level_values("cell_type").unique())
-        experiment = MeasuredExperiment.of(cells, kinds, control=control, flavour=settings.flavour)
+        experiment = MeasuredExperiment.of(cells, kinds, vehicle=vehicle, flavour=settings.flavour)
         samples = experiment.real.obs
-        found = set(samples.loc[samples["compound"] == control, "cell_type"])
+        found = set(samples.loc[samples["compound"] == vehicle, "cell_type"])
         absent = [kind for kind in kinds if kind not in found]
         if absent:
             raise SchemaError(
-                f"no well of the vehicle {control!r} has cells of type {shorten(absent)}",
+                f"no well of the vehicle {vehicle!r} has cells of type {shorten(absent)}",
                 expected="real controls of every cell type to predict, which the DE compares with",
             )
         if settings.needs_measured:
-            _require_measured(kinds, samples.loc[samples["compound"] != control, "cell_type"])
+            _require_measured(kinds, samples.loc[samples["compound"] != vehicle, "cell_type"])
         if not settings.calibrates:
             return cls(experiment, ours, None)
         twin_run, real = calibration_run or run, experiment.measured
-        known = _calibration_conditions(twin_run, cells.obs, real, kinds, control=control)
+        twin_conditions = _calibration_conditions(twin_run, cells.obs, real, kinds, vehicle=vehicle)
         others = twin_run.in_genes(cells)
         if settings.latent == "posterior":
             # A latent point of a twin's own cell would tell of its compound.
-            others = without(others, known)
+            others = without(others, twin_conditions)
         # Wells that this run never saw are drawn by a sampler that never saw them either: cell
         # numbers that it has seen it foretells better (RMSE of their logarithms .336, and .402 of
         # unseen ones).
-        unseen = known[~known.isin(_trained_conditions(twin_run, cells.obs))]
-        fair = sampler.without(unseen, seed=settings.seed)
-        twins = Wells.of(twin_run, others, fair, known, suffix=_TWIN, **options)
+        trained = _trained_conditions(twin_run, cells.obs)
+        untrained = twin_conditions[~twin_conditions.isin(trained)]
+        fair = sampler.without(untrained, seed=settings.seed)
+        twins = Wells.of(twin_run, others, fair, twin_conditions, suffix=_TWIN, **options)
         return cls(experiment, ours, twins)
 
     @property
@@ -110,13 +111,13 @@ class Task:
     def truth(self) -> pd.DataFrame:
         """The measured signed -log10 p of the twins' conditions, under the twins' labels."""
         assert self.twins is not None
-        known = pd.MultiIndex.from_frame(self.twins.plan.conditions)
-        measured = self.experiment.measured.signed_log10_p.loc[known]
+        twin_conditions = pd.MultiIndex.from_frame(self.twins.plan.conditions)
+        measured = self.experiment.measured.signed_log10_p.loc[twin_conditions]
         return measured.set_axis(self.twins.conditions).fillna(0.0)
 
 
 def _calibration_conditions(
-    run: TrainedRun, obs: pd.DataFrame, real: DETable, kinds: list[str], *, control: str
+    run: TrainedRun, obs: pd.DataFrame, real: DETable, kinds: list[str], *, vehicle: str
 ) -> pd.MultiIndex:
     """The cell types' measured conditions that the run was not trained on; else all.
 
@@ -129,7 +130,7 @@ def _calibration_conditions(
     answered = answered[answered.get_level_values(0).isin(kinds)]
     labels = conditions_of(obs)
     # Positive controls have strong effects that usual compounds have not.
-    controls = {control}
+    controls = {vehicle}
     if "control" in obs:
         flagged = obs["control"].astype(str).str.lower().isin(["true", "1"]).to_numpy()
         controls |= set(labels.get_level_values(1)[flagged])
@@ -137,10 +138,10 @@ def _calibration_conditions(
     chosen = answered[usual]
     _require_measured(kinds, chosen.get_level_values(0))
     measured = pd.MultiIndex.from_tuples(sorted(chosen), names=CONDITION)
-    withheld = measured[~measured.isin(_trained_conditions(run, obs))]
+    untrained = measured[~measured.isin(_trained_conditions(run, obs))]
     # Factors are fitted by cell type: each needs a condition.
-    if set(withheld.get_level_values(0)) == set(kinds):
-        return withheld
+    if set(untrained.get_level_values(0)) == set(kinds):
+        return untrained
     log.warning(
         "%s was trained on the measured conditions of %s: factors fitted on them are too large",
         run.path,
@@ -151,8 +152,8 @@ def _calibration_conditions(
 
 def _require_measured(kinds: Iterable[str], found: Iterable[str]) -> None:
     """Refuse cell types of which no compound was found to be measured."""
-    known = set(found)
-    absent = [kind for kind in kinds if kind not in known]
+    measured = set(found)
+    absent = [kind for kind in kinds if kind not in measured]
     if absent:
         raise SchemaError(
             f"no compound was measured in {shorten(absent)}",
@@ -194,8 +195,8 @@ def withheld_likelihood(
     untreated = cells.copy()
     # The same cells under another label: what the model makes of the compound, nothing else.
     untreated.obs["compound"] = vehicle or vehicle_of(cells)
-    without = _log_likelihoods(run, untreated, samples=samples, seed=seed)
-    columns = {"nll": -under / cells.n_vars, "gain": under - without}
+    under_vehicle = _log_likelihoods(run, untreated, samples=samples, seed=seed)
+    columns = {"nll": -under / cells.n_vars, "gain": under - under_vehicle}
     table = pd.DataFrame(columns, conditions_of(cells.obs)).groupby(level=[0, 1])
     return table.mean().assign(cells=table.size())[["cells", "nll", "gain"]]
 

@@ -148,9 +148,10 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
     """Averages of t over the replicates asked for, or until calibration gains no more."""
     if not settings.draws:
         return _Averages({}, {}, pd.Series(dtype=float), pd.DataFrame())
-    experiment, vehicle = task.experiment, task.experiment.control
+    experiment, vehicle = task.experiment, task.experiment.vehicle
     names = ("mean_t", "anchored_t") if settings.anchors else ("mean_t",)
-    mocks = [group.untreated(vehicle) for group in task.groups] if len(names) == 2 else []
+    vehicle_wells = [group.untreated(vehicle) for group in task.groups] if len(names) == 2 else []
+    generated = [*task.groups, *vehicle_wells]
     like = pd.DataFrame(np.nan, task.conditions, task.genes)
     mean, df = {name: _Mean(like) for name in names}, _Mean(like)
 
@@ -164,13 +165,13 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
     most = settings.replicates or settings.most
     with progress("replicates", most) as tick:
         for k in range(1, most + 1):
-            samples = [experiment.draw(wells, replicate=k) for wells in (*task.groups, *mocks)]
+            samples = [experiment.draw(wells, replicate=k) for wells in generated]
             if k == 1:
                 checks = experiment.check(samples[0])
             table = experiment.fit(*samples)
             t = table.t.reindex_like(like)
             mean["mean_t"].add(t)
-            if mocks:
+            if vehicle_wells:
                 anchored = _anchored_t(table, task.groups, vehicle=vehicle)
                 mean["anchored_t"].add(anchored.reindex_like(like))
             # Degrees of freedom count where there was an answer, as t does.

@@ -84,12 +84,12 @@ class MeasuredExperiment:
 
     real: AnnData
     well_obs: pd.DataFrame
-    control: str
+    vehicle: str
     flavour: str
 
     @classmethod
     def of(
-        cls, cells: AnnData, kinds: Sequence[str], *, control: str, flavour: str
+        cls, cells: AnnData, kinds: Sequence[str], *, vehicle: str, flavour: str
     ) -> MeasuredExperiment:
         """Of the measured cells of some cell types, of all where the flavour fits them jointly.
 
@@ -102,7 +102,7 @@ class MeasuredExperiment:
         real = pseudobulk(cells[fitted], by=[*WELL, "cell_type"])
         columns = [name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]
         real.obs = _as_text(real.obs[columns])
-        return cls(real, _as_text(well_obs), control, flavour)
+        return cls(real, _as_text(well_obs), vehicle, flavour)
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
@@ -123,7 +123,7 @@ class MeasuredExperiment:
         counts = sp.vstack([sp.csr_array(part.X) for part in everything], format="csr")
         obs = pd.concat([part.obs for part in everything])
         joined = AnnData(counts, obs=obs, var=pd.DataFrame(index=self.real.var_names))
-        return flavour_table(joined, flavour=self.flavour, control=self.control, **options)
+        return flavour_table(joined, flavour=self.flavour, control=self.vehicle, **options)
 
     def draw(self, wells: Wells, *, replicate: int) -> AnnData:
         """Generated samples of a replicate."""
@@ -135,7 +135,7 @@ class MeasuredExperiment:
 
         The ratios of generated to real ``depth`` (counts a cell) and ``variance``.
         """
-        return _check_generated(generated, self.real, control=self.control)
+        return _check_generated(generated, self.real, vehicle=self.vehicle)
 
     def samples(self, group: Wells, sums: sp.csr_array | np.ndarray, cells: np.ndarray) -> AnnData:
         """Samples of sums (wells, genes), labelled as their wells; none where no cell is."""
@@ -164,7 +164,7 @@ def _as_text(obs: pd.DataFrame) -> pd.DataFrame:
     return obs.astype({name: str for name in obs.columns if name != "n_cells"})
 
 
-def _check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.DataFrame:
+def _check_generated(generated: AnnData, real: AnnData, *, vehicle: str) -> pd.DataFrame:
     """Ratios of generated to real samples by cell type: ``depth`` (counts a cell) and ``variance``.
 
     The variance is that within conditions. Far from that of the controls it means that noise is
@@ -173,7 +173,7 @@ def _check_generated(generated: AnnData, real: AnnData, *, control: str) -> pd.D
     rows = {}
     for kind, obs in generated.obs.groupby("cell_type"):
         ours, theirs = generated[obs.index], real[real.obs["cell_type"] == kind]
-        controls = theirs[theirs.obs["compound"] == control]
+        controls = theirs[theirs.obs["compound"] == vehicle]
         rows[str(kind)] = {
             "depth": _depth_per_cell(ours) / _depth_per_cell(theirs),
             "variance": _variance_ratio(ours, controls),

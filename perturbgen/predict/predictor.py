@@ -105,8 +105,8 @@ def predict(
             # By the others: a condition shrunk by its own answer would look too good to an
             # ensemble.
             twins = Shrinkage.by_others(twins, truth, levels)
-        known = pd.MultiIndex.from_frame(task.twins.plan.conditions)
-        measured, calibrated[name] = truth.set_axis(known), twins.set_axis(known)
+        labels = pd.MultiIndex.from_frame(task.twins.plan.conditions)  # without the suffix
+        measured, calibrated[name] = truth.set_axis(labels), twins.set_axis(labels)
     values, scores, checks = _of_wanted(values, wanted), averages.scores, averages.checks
     kept = {k: _of_wanted(found, wanted) for k, found in averages.kept.items()}
     return Prediction(values, scores, shrinkage, checks, kept, measured, calibrated)
@@ -116,7 +116,7 @@ def _plug_in(task: Task) -> pd.DataFrame:
     """The model's noise-free log fold changes over the standard errors of real conditions."""
     experiment = task.experiment
     real = experiment.measured
-    logfc = [wells.logfc(vehicle=experiment.control, genes=task.genes) for wells in task.groups]
+    logfc = [wells.logfc(vehicle=experiment.vehicle, genes=task.genes) for wells in task.groups]
     conditions = real.conditions
     samples = conditions["n_samples"] if "n_samples" in conditions else conditions.iloc[:, 0]
     # Positive controls have many more wells than a usual compound, and smaller errors.

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _UNTREATED: Final = " (untreated)"
-_MOCKS: Final = 12  # compounds of a cell type that vehicle wells are generated beside
+_BESIDE: Final = 12  # compounds of a cell type that vehicle wells are generated beside
 _CONDITION: Final = list(CONDITION)
 _DRAWS: Final = 3  # replicates of latent points and depths that noise-free means are averaged over
 _LARGE: Final = 1000.0
@@ -58,11 +58,11 @@ def vehicle_of(cells: AnnData) -> str:
 
 def without(cells: AnnData, wanted: pd.MultiIndex) -> AnnData:
     """The cells of all other conditions: what is to be predicted may not be looked at."""
-    withheld = conditions_of(cells.obs).isin(wanted)
-    if not withheld.any():
+    of_wanted = conditions_of(cells.obs).isin(wanted)
+    if not of_wanted.any():
         return cells
-    log.info("%d cells of the conditions to predict are withheld from everything", withheld.sum())
-    return cells[~withheld].copy()
+    log.info("%d cells of the conditions to predict are withheld from everything", of_wanted.sum())
+    return cells[~of_wanted].copy()
 
 
 class Wells(NamedTuple):
@@ -114,7 +114,7 @@ class Wells(NamedTuple):
         table = self.plan.conditions.sort_values(_CONDITION)
         kinds = table.groupby("cell_type")
         # Evenly over the sorted names, and the same ones in every replicate.
-        step = (kinds.cumcount() / kinds["compound"].transform("size") * _MOCKS).astype(int)
+        step = (kinds.cumcount() / kinds["compound"].transform("size") * _BESIDE).astype(int)
         some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
         chosen = conditions_of(self.wells).isin(conditions_of(some))
         wells = self.wells[chosen].reset_index(drop=True).assign(compound=vehicle)

@@ -147,13 +147,15 @@ def retrieve(
     over all their orders. ``device`` other than cpu goes to torch. ``null_draws`` rankings are
     drawn where the null is too large to count.
 
-    Per query, over positives and negatives only (research notes, sections 2 and 3.5):
+    Per query, over positives and negatives only:
 
-    * ``ap``, ``nap``: average precision, and (AP - E)/(1 - E) with E its expectation by ``chance``;
+    * ``ap``, ``nap``: average precision, its ties after McSherry and Najork 2008, and
+      (AP - E)/(1 - E) with E its expectation by chance (``expected_ap``);
     * ``auc`` = 1 - mean q, ``median_q``: q of a positive is the share of negatives above it, 0 is
       best;
     * ``top_0.01``: share of positives with q under .01 (Donner 2018's recall r(x));
-    * ``early_auc``: area under the ROC weighted by exp(-20 u), the top of the list first;
+    * ``early_auc``: area under the ROC weighted by exp(-20 u), the top of the list first, as in
+      BEDROC (Truchon and Bayly 2007);
     * ``p_at_1``, ``r_at_k``: chance that the best hit, or one of the first k, is a positive.
     """
     same, differ, negatives_same, negatives_differ = (

@@ -185,6 +185,7 @@ class Training:
         state, settings = self.state, self.settings
         value = record.get("validation/objective", record["train/objective"])
         if value < state.best - settings.stopping.min_gain:
+            # ``_epoch`` has moved ``state.epoch`` on to the next one.
             state.best, state.best_epoch, state.waited = value, state.epoch - 1, 0
             parameters = self.model.state_dict()
             self.best_model = {name: p.detach().cpu().clone() for name, p in parameters.items()}

@@ -60,7 +60,10 @@ class _ConditionSettings(Settings):
     dropout: Chance = 0.0  # how often a training cell's category is withheld
     # A table (csv or parquet) with a row per category: SMILES in "smiles", else numbers.
     descriptors: Path | None = None
-    unknown: bool = False  # encode categories never seen as "unknown" instead of refusing them
+    # Encode categories that no cell of the file has as "unknown" instead of refusing them. It is
+    # learned only from training cells that are called "unknown"; where there are none, its weights
+    # stay as they were drawn. ``dropout`` trains another vector, all zeros, which no category gets.
+    unknown: bool = False
 
 
 class _DecoderSettings(Settings):
@@ -151,10 +154,12 @@ class _Annealing(Settings):
 
 
 class Stopping(Settings):
-    """Stop after ``patience`` epochs, none better than the best before by over ``min_gain``.
+    """Stop when, for ``patience`` epochs, the objective has not fallen by over ``min_gain``.
 
-    The objective is that of the validation samples (of the training samples where there are none):
-    the model's terms at their full weights, or what the judge of this kind of model says.
+    A fall is measured from the best epoch so far. Epochs of a model's warm-up (``annealing``) may
+    become the best one, but do not count as epochs without a fall. The objective is that of the
+    validation samples (of the training samples where there are none): the model's terms at their
+    full weights, or what the judge of this kind of model says.
     """
 
     patience: Count | None = 30

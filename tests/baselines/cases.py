@@ -38,6 +38,7 @@ QUICK: dict[str, dict[str, Any]] = {
         "folds": 3,
     },
 }
+# Those that must beat the cell type's mean in a low-rank world; add a new model here.
 MODELS = (
     "bilinear_ridge",
     "pls",
@@ -51,6 +52,11 @@ MODELS = (
     "nested",
     "blend",
 )
+# Those whose out-of-fold predictions must know nothing once labels are shuffled: one of each way to
+# learn, since it takes a dozen fits. Add one that learns in a new way.
+LEARNERS = ("pls", "kernel_ridge", "random_forest", "xgboost", "network", "neighbours", "transfer")
+# Those that look at no label, so that an unheard one is nothing to name.
+KNOWS_NO_LABELS = ("gene_mean", "random_draw")
 
 
 def quick(name: str, **more: Any) -> Baseline[Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from perturbgen.baselines import REGISTRY, Predictor, make, mimic_folds, out_of_fold
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError
-from tests.baselines.cases import MODELS, QUICK, quick
+from tests.baselines.cases import KNOWS_NO_LABELS, LEARNERS, MODELS, QUICK, quick
 
 RNG = np.random.default_rng
 Task = tuple[pd.DataFrame, pd.DataFrame]
@@ -97,9 +97,7 @@ def test_models_beat_the_additive_world_without_effects(task: Task, name: str) -
     assert errors[name] < 0.9 * errors["cell_type_mean"]
 
 
-@pytest.mark.parametrize(
-    "name", ["pls", "kernel_ridge", "random_forest", "xgboost", "network", "neighbours", "transfer"]
-)
+@pytest.mark.parametrize("name", LEARNERS)
 def test_shuffled_labels_leave_nothing_to_learn(task: Task, name: str) -> None:
     """With the values dealt to the labels at random, out-of-fold predictions know nothing of what
     they predict.
@@ -129,7 +127,7 @@ def test_unknown_labels_fall_back_and_are_named(
     with caplog.at_level(logging.WARNING, logger="perturbgen"):
         found = quick(name).fit(train, rng=RNG(0)).predict(new)
     assert np.isfinite(found.to_numpy()).all()
-    if name not in ("gene_mean", "random_draw"):  # they know no labels at all
+    if name not in KNOWS_NO_LABELS:
         assert "unheard" in caplog.text
         assert "nowhere" in caplog.text
 

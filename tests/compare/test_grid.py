@@ -55,6 +55,27 @@ def test_nothing_is_computed_twice(run: Run, monkeypatch: pytest.MonkeyPatch) ->
     pd.testing.assert_frame_equal(first.card.scores, second.card.scores)
 
 
+def test_splits_that_divide_alike_are_computed_once_and_both_told(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compute, failing = Job._compute, list[str]()
+
+    def once(job: Job) -> None:
+        if job.method.name == "additive":
+            failing.append(job.key)
+            raise PerturbgenError("no sums today")
+        compute(job)
+
+    monkeypatch.setattr(Job, "_compute", once)
+    found = run(splits={"kaggle": {}, "again": {"kind": "kaggle"}})
+    assert len(failing) == 1
+    assert states(found) == {"done": 2, "cached": 2, "failed": 2}
+    assert len(found.jobs) == 6
+    assert found.jobs["key"].nunique() == 3
+    scores = found.card.scores
+    assert scores["again"].equals(scores["kaggle"])
+
+
 def test_a_changed_setting_recomputes_its_own_jobs_only(run: Run) -> None:
     methods: dict[str, Any] = CLOSED_FORM | {"bilinear_ridge": {"settings": {"components": 3}}}
     run(methods=methods)

@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.compare import CompareSettings, write_outputs
+from perturbgen.compare.folds import Fold
 from perturbgen.compare.settings import SplitSettings
-from perturbgen.compare.tables import Book, Fold
+from perturbgen.compare.tables import Book
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError
 from perturbgen.data import Split
 from perturbgen.evaluate import ScorecardText

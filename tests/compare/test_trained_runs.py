@@ -83,7 +83,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("trained")
     everything = make_cells()
     table = (
-        MeasuredExperiment.of(everything, ["B cells", "NK cells"], control="DMSO", flavour="kaggle")
+        MeasuredExperiment.of(everything, ["B cells", "NK cells"], vehicle="DMSO", flavour="kaggle")
         .fit()
         .signed_log10_p
     )

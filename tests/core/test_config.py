@@ -1,12 +1,12 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import pytest
 from pydantic import Field
 
-from perturbgen.core.config import Count, Settings
+from perturbgen.core.config import Count, Positive, Settings
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.runs import create_run, file_hash
 
@@ -51,6 +51,18 @@ def test_an_override_that_is_no_toml_value_is_a_string() -> None:
 def test_a_wrong_file_is_explained(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         Experiment.load(write(tmp_path / "c.toml", text))
+
+
+def test_a_number_or_a_word_may_be_either() -> None:
+    class Weighted(Settings):
+        weight: Positive | Literal["per_sample"] = 1.0
+
+    assert [Weighted.load(base={"weight": value}).weight for value in ("per_sample", 2)] == [
+        "per_sample",
+        2.0,
+    ]
+    with pytest.raises(ConfigError, match="without quotes"):
+        Weighted.load(base={"weight": "2"})
 
 
 def test_an_override_without_value_is_refused() -> None:

@@ -97,8 +97,10 @@ def test_a_category_that_is_called_unknown_stands_for_others_only_where_declared
     obs: pd.DataFrame,
 ) -> None:
     obs = obs.assign(plate=["p", "unknown", "zz"])
-    with pytest.raises(SchemaError, match="training never saw: 'new'"):
+    with pytest.raises(SchemaError, match="the run's file does not have: 'new'"):
         CovariateEncoder.fit(obs.iloc[:2], ["plate"]).codes(obs.assign(plate="new"))
     declared = CovariateEncoder.fit(obs, ["plate"], unknown=["plate"])
     assert declared.categories["plate"] == ("p", "zz", "unknown")
     assert declared.codes(obs.assign(plate=["new", "unknown", "zz"])).ravel().tolist() == [2, 2, 1]
+    assert declared.absent(obs) == {}
+    assert declared.absent(obs.iloc[:1]) == {"plate": ["zz", "unknown"]}  # nobody learns of either

@@ -1,4 +1,4 @@
-"""Moderation: limits that can be worked out, and what robustness is for."""
+"""Moderation: limits that can be worked out, what robustness is for. R itself: test_parity_r.py."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def test_intervals_of_hidden_wells_hold_what_they_promise(
 def test_hidden_wells_are_foretold_better_than_by_the_wells_of_their_plate(
     sampler: CellSampler, hidden: WellTable, released: WellTable
 ) -> None:
-    found = sampler.counts(hidden.groups, 200, np.random.default_rng(1)).median(axis=1)
+    found = sampler.cell_numbers(hidden.groups, 200, np.random.default_rng(1)).median(axis=1)
     error = (found - hidden.groups["n_cells"]).abs().mean()
     median = released.groups.groupby(["plate", "cell_type"])["n_cells"].median()
     plate = median.loc[pd.MultiIndex.from_frame(hidden.groups[["plate", "cell_type"]])].to_numpy()
@@ -55,7 +55,7 @@ def test_toxic_compounds_lose_cells_and_depth_together(
         < np.mean([np.log(part).mean() for part in many]) - 0.05
     )
     rest = hidden.groups[~hidden.groups["compound"].isin(TOXIC)]
-    counts = [sampler.counts(part, 20, rng).to_numpy().mean() for part in (toxic, rest)]
+    counts = [sampler.cell_numbers(part, 20, rng).to_numpy().mean() for part in (toxic, rest)]
     assert counts[0] < 0.6 * counts[1]
 
 
@@ -78,7 +78,7 @@ def test_quantiles_are_those_of_the_draws(sampler: CellSampler, hidden: WellTabl
     groups = hidden.groups.iloc[::10]
     q = [0.1, 0.5, 0.9]
     exact = sampler.quantiles(groups, q)
-    drawn = sampler.counts(groups, 4000, np.random.default_rng(4)).quantile(q, axis=1).T
+    drawn = sampler.cell_numbers(groups, 4000, np.random.default_rng(4)).quantile(q, axis=1).T
     assert exact.index.equals(groups.index)
     assert np.abs(exact - drawn).max().max() <= 2
     assert (exact.diff(axis=1).iloc[:, 1:] >= 0).all().all()
@@ -95,8 +95,8 @@ def test_draws_follow_labels_not_positions_and_repeat_with_the_seed(
     sampler: CellSampler, hidden: WellTable
 ) -> None:
     groups = hidden.groups
-    first = sampler.counts(groups, 50, np.random.default_rng(5))
-    assert first.equals(sampler.counts(groups, 50, np.random.default_rng(5)))
+    first = sampler.cell_numbers(groups, 50, np.random.default_rng(5))
+    assert first.equals(sampler.cell_numbers(groups, 50, np.random.default_rng(5)))
     shuffled = groups.sample(frac=1, random_state=0)
     rates = sampler.log_rate(shuffled, sampler.maker.features(shuffled))
     expected = pd.Series(sampler.log_rate(groups, sampler.maker.features(groups)), groups.index)
@@ -125,7 +125,7 @@ def test_a_sampler_comes_back_from_disk_to_the_bit(
     sampler: CellSampler, hidden: WellTable, tmp_path: Path
 ) -> None:
     again = CellSampler.load(sampler.save(tmp_path / "s.npz"))
-    counts = [s.counts(hidden.groups, 5, np.random.default_rng(6)) for s in (sampler, again)]
+    counts = [s.cell_numbers(hidden.groups, 5, np.random.default_rng(6)) for s in (sampler, again)]
     assert counts[0].equals(counts[1])
     n = counts[0][0].to_numpy()
     depths = [
@@ -152,11 +152,11 @@ def test_a_plate_or_cell_type_nobody_measured_is_refused(
     sampler: CellSampler, hidden: WellTable
 ) -> None:
     with pytest.raises(SchemaError, match="plate 'p9'"):
-        sampler.counts(hidden.groups.assign(plate="p9"), 2, np.random.default_rng(0))
+        sampler.cell_numbers(hidden.groups.assign(plate="p9"), 2, np.random.default_rng(0))
     with pytest.raises(SchemaError, match="cell type 'C'"):
-        sampler.counts(hidden.groups.assign(cell_type="C"), 2, np.random.default_rng(0))
+        sampler.cell_numbers(hidden.groups.assign(cell_type="C"), 2, np.random.default_rng(0))
     new = hidden.groups.iloc[:3].assign(compound="unheard of")
-    assert sampler.counts(new, 50, np.random.default_rng(0)).to_numpy().mean() > 1
+    assert sampler.cell_numbers(new, 50, np.random.default_rng(0)).to_numpy().mean() > 1
 
 
 def test_too_few_wells_are_refused(released: WellTable) -> None:

@@ -1,4 +1,4 @@
-"""The benchmark's real table: counts that two independent programs agree on (notes, 3.1)."""
+"""The benchmark's real table: counts that two independent programs agree on."""
 
 from collections.abc import Iterator
 from pathlib import Path

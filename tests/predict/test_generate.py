@@ -197,7 +197,9 @@ def test_a_plate_that_the_run_never_saw_is_refused(vae, experiment):
     renamed = experiment.copy()
     renamed.obs["plate"] = renamed.obs["plate"].str.replace("plate 2", "plate 9")
     sampler = CellSampler.of(renamed, seed=0, settings=FEW_TREES)
-    with pytest.raises(SchemaError, match="'plate' has values that training never saw: 'plate 9'"):
+    with pytest.raises(
+        SchemaError, match="'plate' has values that the run's file does not have: 'plate 9'"
+    ):
         Wells.of(vae, renamed, sampler, LABELS, latent="prior", seed=0)
 
 

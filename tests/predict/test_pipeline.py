@@ -194,8 +194,8 @@ def test_conditions_that_a_run_withheld_are_the_ones_it_is_calibrated_on(
     data = {"path": str(experiment_file), "split": str(split)}
     model = {"latent": 2, "decoder": {"hidden": [8]}}
     honest = train(experiment_file.parent, data=data, model=model)
-    bench = MeasuredExperiment.of(experiment, ["B"], control="DMSO", flavour="kaggle")
-    options = {"control": "DMSO"}
+    bench = MeasuredExperiment.of(experiment, ["B"], vehicle="DMSO", flavour="kaggle")
+    options = {"vehicle": "DMSO"}
     with caplog.at_level(logging.WARNING):
         assert list(
             _calibration_conditions(honest, experiment.obs, bench.fit(), ["B"], **options)
@@ -345,7 +345,7 @@ def test_wrong_depth_and_missing_noise_are_seen(caplog, options, warned):
     real = bulk(rng, 30, 200.0, "DMSO")
     generated = bulk(rng, 30, **{"mean": 200.0, "compound": "x", **options})
     with caplog.at_level(logging.WARNING):
-        table = _check_generated(generated, real, control="DMSO")
+        table = _check_generated(generated, real, vehicle="DMSO")
     assert ("generated over real" in caplog.text) == (warned is not None)
     if warned:
         assert f"real {warned} is outside" in caplog.text
@@ -407,7 +407,7 @@ def test_a_condition_without_any_cell_is_predicted_as_zero_with_a_warning(
 
 
 def test_a_model_is_a_predictor_like_any_other(vae, experiment):
-    bench = MeasuredExperiment.of(experiment, ["B", "T"], control="DMSO", flavour="kaggle")
+    bench = MeasuredExperiment.of(experiment, ["B", "T"], vehicle="DMSO", flavour="kaggle")
     table = bench.fit().signed_log10_p
     model = GenerativePredictor(vae, experiment, FAST)
     assert isinstance(model, Predictor)

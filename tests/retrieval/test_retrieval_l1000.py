@@ -1,4 +1,4 @@
-"""The measured tables of the research notes (l1000.md 5.2 and 5.3), on the real LJP005 plate."""
+"""Figures of the real LJP005 plate, measured by an independent script before this code was."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ TABLE = {
 }
 WTCS = {"wtcs 50": (0.197, 0.193, 0.692, 0.288), "wtcs 50 symmetric": (0.168, 0.200, 0.712, 0.293)}
 TIED = {"wtcs 50": (0.209, 0.185, 0.1965), "wtcs 50 symmetric": (0.206, 0.182, 0.2016)}
-CLOSE = 0.0006  # half of the third decimal; Spearman's mAP is .27846, which the notes print as .279
+CLOSE = (
+    0.0006  # half of the third decimal; Spearman's mAP is .27846, which the script printed as .279
+)
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +75,7 @@ def test_weighted_connectivity(
     similarities: dict[str, tuple[np.ndarray, str]],
     name: str,
 ) -> None:
-    """Half of all scores are exactly zero, so AP depends on the rule for ties. The notes put tied
+    """Half of all scores are exactly zero, so AP depends on the rule for ties. The script put tied
     positives first.
     """
     _, meta = plate
@@ -123,17 +125,17 @@ def held_out(z: np.ndarray, meta: pd.DataFrame, seed: int) -> dict[str, tuple[fl
 
 
 def test_held_out_drugs(plate: tuple[np.ndarray, pd.DataFrame]) -> None:
-    """Our means over draws of the folds; the notes used one draw. The noise of one draw is the
+    """Our means over draws of the folds; the script used one draw. The noise of one draw is the
     draws' SD, 0.005-0.016.
 
     Six draws gave cosine .737 +- .005 and .383 +- .008, Spearman .769 +- .005 and .467 +- .012,
-    WCCN .806 +- .007 and .479 +- .014; the notes' .732/.364, .764/.452, .797/.460 lie 1 to 2.4 of
+    WCCN .806 +- .007 and .479 +- .014; the script's .732/.364, .764/.452, .797/.460 lie 1 to 2.4 of
     these SDs below, all in the same direction.
     """
     draws = [held_out(*plate, seed) for seed in range(3)]
-    notes = {"cosine": (0.732, 0.364), "spearman": (0.764, 0.452), "wccn": (0.797, 0.460)}
+    measured = {"cosine": (0.732, 0.364), "spearman": (0.764, 0.452), "wccn": (0.797, 0.460)}
     noise = {"cosine": (0.005, 0.008), "spearman": (0.005, 0.012), "wccn": (0.007, 0.014)}
-    for name, expected in notes.items():
+    for name, expected in measured.items():
         mean = np.mean([draw[name] for draw in draws], axis=0)
         assert (np.abs(mean - expected) < 3 * np.array(noise[name])).all(), (name, mean)
     for draw in draws:  # the order is the same in every draw

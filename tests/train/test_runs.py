@@ -93,7 +93,9 @@ def test_genes_in_another_order_are_put_in_order_and_others_refused(run, cells, 
 def test_an_unseen_category_is_refused_with_its_name(run, cells, tmp_path):
     cells.obs["compound"] = cells.obs["compound"].astype(str).replace("X", "Y")
     cells.write_h5ad(tmp_path / "new.h5ad")
-    with pytest.raises(SchemaError, match=r"'compound' has values that training never saw: 'Y'"):
+    with pytest.raises(
+        SchemaError, match=r"'compound' has values that the run's file does not have: 'Y'"
+    ):
         load_run(run).open_cells(tmp_path / "new.h5ad")
 
 

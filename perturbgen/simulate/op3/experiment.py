@@ -1,5 +1,8 @@
 """Run a simulation: into memory, or as the competition's own files with the truth beside them.
 
+``truth.h5ad`` holds what was programmed: fold changes and means without noise. ``de_truth.parquet``
+is what a prediction is scored against, as in the competition: limma on the noisy wells, withheld
+ones included.
 ``write_replicate`` does the experiment once more: the withheld cell types are drawn anew, to see
 how well a measurement predicts itself.
 """
