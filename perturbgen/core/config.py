@@ -115,12 +115,12 @@ def _parse_override(text: str) -> dict[str, Any]:
             f"--set {text!r} has no value", expected="a.b=value", fix="--set cells.per_well=100"
         )
     try:
-        parsed = tomllib.loads(f"value = {value}")
-        if len(parsed) > 1:  # a line break, behind which another key would be lost
-            raise ConfigError(f"--set {text!r} has more than one value", fix="--set each of them")
-        parsed = parsed["value"]
+        values = tomllib.loads(f"value = {value}")
     except tomllib.TOMLDecodeError:  # quotes that the shell has eaten
-        parsed = value
+        values = {"value": value}
+    if len(values) > 1:  # a line break, behind which another key would be lost
+        raise ConfigError(f"--set {text!r} has more than one value", fix="--set each of them")
+    parsed: Any = values["value"]
     for part in reversed(key.strip().split(".")):
         parsed = {part: parsed}
     return parsed

@@ -305,6 +305,7 @@ def _on_structure(verb: Verb) -> Iterator[Case]:
                 verb.files,
                 EITHER if verb.name == "split" else MISTAKE,  # which reads labels alone
                 prepare=_at(name, _hdf5(change)),
+                written=verb.out,
             )
 
 
@@ -406,7 +407,6 @@ DESIGNS = (
     "~{group}~donor",
     "~0 + {group} - - donor",
     "~ \x00",
-    "~0 + {group} + donor %in% plate",
     "~0 + {nothing}",
     "~0 + {",
 )
