@@ -28,8 +28,10 @@ from perturbgen.cli import (
 )
 from perturbgen.cli.options import Verbs
 from perturbgen.core.errors import PerturbgenError
+from perturbgen.core.system import STOP
 
-_INTERRUPTED = 130  # what typer exits with on Ctrl-C, as shells do
+# as shells do; 130 is also what typer exits with on Ctrl-C
+_STOPPED = {130: "interrupted", 143: "ended by SIGTERM"}
 
 # in the order of --help: from data to predictions to their scores
 _NOUNS = (
@@ -82,12 +84,14 @@ def _common(
 def main() -> NoReturn:
     """Run the command line; exit code 2 is a user's mistake, 1 a failure, 130 an interrupt."""
     _silence_libraries()
+    STOP.listen()
     sys.exit(_run())
 
 
 def run_experiment(command: Callable[..., None]) -> NoReturn:
     """Make a function the main program of an experiment, with the errors of the command line."""
     _silence_libraries()
+    STOP.listen()
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(command)
     sys.exit(_run(program=program))
@@ -111,8 +115,9 @@ def _run(arguments: list[str] | None = None, program: Callable[..., object] | No
     try:
         (program or _app)(args=arguments)
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED:
-            sys.stderr.write("interrupted; nothing half-written is left under a final name\n")
+        if stop.code in _STOPPED:
+            word = _STOPPED[int(stop.code)]
+            sys.stderr.write(f"{word}; nothing half-written is left under a final name\n")
         return int(stop.code or 0)
     except PerturbgenError as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")

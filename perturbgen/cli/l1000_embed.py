@@ -20,11 +20,10 @@ from perturbgen.cli.options import (
     Seed,
     check_folder,
     records,
-    write_tables,
 )
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
-from perturbgen.core.files import check_output
+from perturbgen.core.files import check_output, staged
 
 if TYPE_CHECKING:
     from perturbgen.l1000.embedder import Embedder
@@ -245,8 +244,10 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
     tables = {"queries": found.queries, "groups": found.groups, "neighbours": groups}
     # a column may be called anything, a file may not
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
-    write_tables(out, tables)
-    judged.page(embedder, groups, title=title).write(out / "report.html")
+    with staged(out) as folder:
+        for name, table in tables.items():
+            table.to_parquet(folder / f"{name}.parquet")
+        judged.page(embedder, groups, title=title).write(folder / "report.html")
     return [*(f"{name}.parquet" for name in tables), "report.html"]
 
 

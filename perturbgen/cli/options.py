@@ -128,16 +128,6 @@ def records(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:
     return [{str(k): None if v != v else v for k, v in row.items()} for row in rows]
 
 
-def write_tables(out: Path, tables: Mapping[str, pd.DataFrame]) -> None:
-    """A parquet file for each table, under its name."""
-    from perturbgen.core.files import atomic_path
-
-    for name, table in tables.items():
-        # a reader of the folder never sees half of a table
-        with atomic_path(out / f"{name}.parquet") as part:
-            table.to_parquet(part)
-
-
 def write_predictions(values: pd.DataFrame, path: Path) -> None:
     """A parquet file of cell_type, sm_name and the genes, which reads as de_train.parquet does."""
     from perturbgen.core.files import atomic_path

@@ -16,10 +16,10 @@ from perturbgen.cli.options import (
     listed,
     opened_profiles,
     records,
-    write_tables,
 )
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.files import staged
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,11 +143,13 @@ def _retrieve(
     if out is not None:
         from perturbgen.retrieval import retrieval_page
 
-        write_tables(out, {"queries": result.queries, "groups": result.groups})
         features = key or "all features"
         lead = f"{source.name}, {features}: rows with the same {same}, by {similarity.value}."
         page = retrieval_page(result, title=f"Retrieval of {same}", lead=lead, controls=checks)
-        page.write(out / "report.html")
+        with staged(out) as folder:
+            result.queries.to_parquet(folder / "queries.parquet")
+            result.groups.to_parquet(folder / "groups.parquet")
+            page.write(folder / "report.html")
         if not as_json:
             say(f"wrote {out}/queries.parquet, groups.parquet and report.html")
 
@@ -193,7 +195,9 @@ def _list_neighbours(
         shown = _neighbours_of(groups, names, of)
     show_table(shown, title=f"{source}: {k} nearest by {similarity.value}", as_json=as_json)
     if out is not None:
-        write_tables(out, {"neighbours": table, "groups": groups})
+        with staged(out) as folder:
+            table.to_parquet(folder / "neighbours.parquet")
+            groups.to_parquet(folder / "groups.parquet")
         if not as_json:
             say(f"wrote {out}/neighbours.parquet and groups.parquet")
 

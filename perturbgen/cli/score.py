@@ -11,7 +11,7 @@ import typer
 from perturbgen.cli.options import DryRun, Json, Overrides, Seed, listed, show_settings
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, PerturbgenError
-from perturbgen.core.files import require_writable
+from perturbgen.core.files import require_writable, staged
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -199,12 +199,13 @@ def _save(
     from perturbgen.core.runs import environment
     from perturbgen.evaluate import ScorecardText, report_page
 
-    paths = ScorecardText(card).write(out)
-    if truth is not None:
-        about = environment(seed)
-        page = report_page(card, truth, tables, metadata=about)
-        paths.append(page.write(out / "report.html"))
-    return paths
+    with staged(out) as folder:
+        paths = ScorecardText(card).write(folder)
+        if truth is not None:
+            about = environment(seed)
+            page = report_page(card, truth, tables, metadata=about)
+            paths.append(page.write(folder / "report.html"))
+    return [out / path.name for path in paths]
 
 
 def _compare(

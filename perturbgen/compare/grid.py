@@ -11,7 +11,6 @@ import json
 import logging
 import multiprocessing
 import os
-import signal
 import time
 import traceback
 import warnings
@@ -34,7 +33,7 @@ from perturbgen.compare.settings import CompareSettings, ScoreSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.errors import ConfigError, MissingDependencyError, PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
-from perturbgen.core.system import cores
+from perturbgen.core.system import STOP, cores
 from perturbgen.evaluate import place, score
 
 PROCESSES: Final = "processes"
@@ -280,8 +279,11 @@ def _pooled(jobs: list[Job], workers: int) -> Iterator[tuple[Job, Outcome | None
     # Spawned, not forked: a forked child inherits the locks of threads that it does not have.
     context = multiprocessing.get_context("spawn")
     with _single_threads():
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_set_up_worker)
-        futures: dict[Future[Outcome], Job] = {pool.submit(job.run): job for job in jobs}
+        pool = ProcessPoolExecutor(
+            workers, mp_context=context, initializer=_set_up_worker, initargs=(os.getpid(),)
+        )
+        with STOP.withheld_from_children():  # which start as jobs are handed in
+            futures: dict[Future[Outcome], Job] = {pool.submit(job.run): job for job in jobs}
         try:
             for future in as_completed(futures):
                 broken = isinstance(future.exception(), BrokenProcessPool)
@@ -306,9 +308,9 @@ def _single_threads() -> Iterator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _set_up_worker() -> None:
-    """A worker is silent, and an interrupt ends it without a traceback."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+def _set_up_worker(parent: int) -> None:
+    """A worker is silent, and ends with its parent, which is the one that hears a Ctrl-C."""
+    STOP.follow(parent)
     warnings.simplefilter("ignore")
     logging.getLogger("perturbgen").setLevel(logging.ERROR)
 

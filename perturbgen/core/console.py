@@ -10,6 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+from perturbgen.core.system import STOP
+
 _T = TypeVar("_T")
 
 
@@ -25,7 +27,7 @@ def progress(description: str, total: float | None = None) -> Iterator[_Tick]:
     """A progress bar on stderr; nothing where stderr is no terminal or ``-q`` was given."""
     quiet = logging.getLogger("perturbgen").getEffectiveLevel() > logging.INFO
     if quiet or not sys.stderr.isatty():
-        yield lambda advance=1: None
+        yield lambda advance=1: STOP.check()
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -33,7 +35,12 @@ def progress(description: str, total: float | None = None) -> Iterator[_Tick]:
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task(description, total=total)
-        yield lambda advance=1: bar.advance(task, advance)
+
+        def tick(advance: float = 1) -> None:
+            STOP.check()
+            bar.advance(task, advance)
+
+        yield tick
 
 
 def track(items: Iterable[_T], description: str, total: int | None = None) -> Iterator[_T]:

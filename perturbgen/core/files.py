@@ -164,6 +164,22 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
                 part.replace(final)
 
 
+@contextmanager
+def staged(folder: str | Path) -> Iterator[Path]:
+    """A folder to write several files to; they come to ``folder`` together, or none of them."""
+    final = Path(folder)
+    require_writable(final / "files")
+    with disk_errors(final):
+        final.mkdir(parents=True, exist_ok=True)
+        with _own_folder(final / "files") as part:
+            yield part
+            written = sorted(path for path in part.iterdir() if path.name[0] != ".")
+            for path in written:
+                _refuse_input(final / path.name)
+            for path in written:
+                path.replace(final / path.name)
+
+
 def _replace_folder(part: Path, final: Path, before: Path) -> None:
     """Put a folder at the place of another, which goes only once the new one is there."""
     for given in _inputs.get():

@@ -1,13 +1,19 @@
-"""What the machine gives this process: cores, devices, and memory that was freed before."""
+"""What the machine gives this process, cores, devices, memory, and what it asks: to stop."""
 
 from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import lru_cache
+from types import FrameType
+from typing import Final
 
 from threadpoolctl import threadpool_limits
 
@@ -15,6 +21,60 @@ from perturbgen.core.errors import ConfigError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT = 32 << 20  # bytes of the largest array of a block of genes
+
+
+class _Stop:
+    """The wish of a user, or of the system, that this process ends: Ctrl-C or SIGTERM.
+
+    Python raises it wherever the program is, and that may be a callback of a C library, which
+    prints the exception and goes on. So it is remembered, and raised again at the next ``check``.
+    """
+
+    asked: int = 0  # the signal that came
+
+    def listen(self) -> None:
+        """Take the signals; in the main thread of a program only."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._hear)
+        sys.unraisablehook = self._say_ignored
+
+    def _say_ignored(self, about: sys.UnraisableHookArgs) -> None:
+        # what a callback could not raise is raised again: nothing is lost that a user should see
+        if not (self.asked and issubclass(about.exc_type, KeyboardInterrupt | SystemExit)):
+            sys.__unraisablehook__(about)
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self.asked = number
+        self.check()
+
+    def check(self) -> None:
+        """Stop if it was asked for; called wherever work of some length moves on."""
+        if self.asked == signal.SIGINT:
+            raise KeyboardInterrupt
+        if self.asked:
+            raise SystemExit(128 + self.asked)
+
+    @contextmanager
+    def withheld_from_children(self) -> Iterator[None]:
+        """Processes that are started meanwhile never see a Ctrl-C, and print nothing about it."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            yield
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def follow(self, parent: int) -> None:
+        """End this process when its parent has: one that is killed can tell nobody."""
+
+        def watch() -> None:
+            while os.getppid() == parent:
+                time.sleep(0.5)
+            os._exit(1)
+
+        threading.Thread(target=watch, daemon=True).start()
+
+
+STOP: Final = _Stop()
 
 
 @lru_cache

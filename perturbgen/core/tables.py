@@ -287,8 +287,13 @@ def _check_structure(path: Path) -> None:
             if name not in file:
                 raise InputError(f"{path} has no {name}", expected="a file that AnnData wrote")
         groups: list[h5py.Group] = [file]
+        seen: set[int] = set()
         while groups:
             group = groups.pop()
+            place = h5py.h5o.get_info(group.id).addr
+            if place in seen:  # a damaged or made-up file may hold itself, without end
+                continue
+            seen.add(place)
             if group.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix"):
                 _check_lengths(group, path)
             for name in group:
@@ -338,7 +343,9 @@ def _raised_by(form: _Form) -> tuple[type[Exception], ...]:
         parsing = (pd.errors.EmptyDataError, pd.errors.ParserError, csv.Error, StopIteration)
         return (EOFError, OSError, zlib.error, UnicodeDecodeError, *parsing)
     if form == "parquet":
-        return (pa.ArrowException, OSError, UnicodeDecodeError)
+        # what pandas wrote about types lies beside the data, and is read by Python
+        described = (ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError)
+        return (pa.ArrowException, OSError, *described)
     # anndata raises this for an element it does not know (a newer or a damaged file), and does not
     # export it.
     from anndata._io.specs.registry import IORegistryError
