@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
 import warnings
@@ -83,21 +84,25 @@ def _common(
 
 def main() -> NoReturn:
     """Run the command line; exit code 2 is a user's mistake, 1 a failure, 130 an interrupt."""
-    _silence_libraries()
-    STOP.listen()
+    _begin()
     sys.exit(_run())
 
 
 def run_experiment(command: Callable[..., None]) -> NoReturn:
     """Make a function the main program of an experiment, with the errors of the command line."""
-    _silence_libraries()
-    STOP.listen()
+    _begin()
     program = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     program.command()(command)
     sys.exit(_run(program=program))
 
 
-def _silence_libraries() -> None:
+def _begin() -> None:
+    """What a program does, and a test that calls verbs does not."""
+    STOP.listen()
+    for stream in (sys.stdout, sys.stderr):
+        # a terminal whose code page lacks a letter shows its number, and not an error
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     # Python's warnings are for callers of libraries; -W or PYTHONWARNINGS bring them back
     if not sys.warnoptions:
         warnings.simplefilter("ignore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -191,6 +192,10 @@ def markdown_table(records: list[dict[str, Any]]) -> str:
         return "(none)"
     head = list(records[0])
     lines = [head, ["---"] * len(head)]
-    # A method's name may hold the character that separates columns.
-    lines += [[format_value(record[key]).replace("|", "\\|") for key in head] for record in records]
+    lines += [[_escaped(format_value(record[key])) for key in head] for record in records]
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def _escaped(text: str) -> str:
+    """A name as it is: one may hold the bar that separates columns, a link or a tag."""
+    return re.sub(r"[|<>]|\](?=\()", lambda found: "\\" + found[0], text)

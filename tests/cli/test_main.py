@@ -1,7 +1,9 @@
 import json
 import logging
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import typer
@@ -97,3 +99,17 @@ def test_a_log_line_is_one_line_where_nobody_watches(capsys: pytest.CaptureFixtu
         cli._setup_logging(verbosity)
         logging.getLogger("perturbgen.test").info("%s", line)
         assert capsys.readouterr().err == f"{prefix}{line}\n"
+
+
+def test_a_letter_that_the_terminal_lacks_is_shown_by_its_number(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[data]\npath = "x.h5ad"\n[conditions.compound]\n')
+    command = ["-m", "perturbgen", "train", "a.toml", "--dry-run", "--set", "name=Übung"]
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert rb"\xdcbung" in done.stdout

@@ -13,6 +13,7 @@ from perturbgen.evaluate import (
     Scorecard,
     ScorecardText,
     join_scores,
+    markdown_table,
     score,
     score_cells,
     scorecard,
@@ -367,3 +368,16 @@ def test_files_say_the_same(tmp_path: Path) -> None:
     assert record["positive"] == "signal"
     assert len(record["rows"]) == len(table)
     assert record == json.loads(json.dumps(ScorecardText(card).record()))
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("a|b", r"a\|b"),
+        ("[x](javascript:alert(1))", r"[x\](javascript:alert(1))"),
+        ("<img src=x>", r"\<img src=x\>"),
+        ("ridge (0.1) [0.2, 0.3]", "ridge (0.1) [0.2, 0.3]"),
+    ],
+)
+def test_a_name_in_a_markdown_table_is_only_a_name(name: str, shown: str) -> None:
+    assert markdown_table([{"method": name}]).splitlines()[-1] == f"| {shown} |"
