@@ -29,13 +29,15 @@ FIXED = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMB
 class Server:
     """A process that runs commands in its children."""
 
-    def __init__(self) -> None:
+    def __init__(self, kernels: Path) -> None:
+        # compiled anew with checks: a kernel that reads out of bounds must fail, not be lucky
+        checks = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(kernels)}
         self.process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("server.py"))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | FIXED,
+            env=os.environ | FIXED | checks,
         )
 
     def run(self, command: tuple[str, ...], folder: Path, said: Path) -> dict[str, Any]:
@@ -58,9 +60,10 @@ class Server:
 
 
 @pytest.fixture(scope="package")
-def servers() -> Iterator[SimpleQueue[Server]]:
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleQueue[Server]]:
     """Two of them, for two cores."""
-    started = [Server(), Server()]
+    kernels = tmp_path_factory.mktemp("kernels")
+    started = [Server(kernels), Server(kernels)]
     queue: SimpleQueue[Server] = SimpleQueue()
     for server in started:
         queue.put(server)
