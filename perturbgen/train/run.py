@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import json
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, StorageError, shorten
 from perturbgen.core.files import (
@@ -126,6 +127,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         )
         data = self.read(settings)
         card = self.describe(settings, data)  # in every process, as what it refuses ends them all
+        self._require_memory(runs, settings, card, fabric.device)
         run = runs
         if fabric.is_global_zero:  # it names the run, and tells the others
             hashes = self._hashes(settings)
@@ -164,6 +166,20 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
                     part.write_text(settings.to_toml(), encoding="utf-8")
             _carry_out(training, partial(self.board, run, settings))
         return run
+
+    def _require_memory(self, runs: Path, settings: _S, card: _C, device: torch.device) -> None:
+        """A model that cannot fit is refused before it takes the machine's other programs along."""
+        import torch
+
+        with torch.device("meta"):  # of the right shape, without its numbers
+            size = sum(part.numel() for part in self.blank(runs, settings, card).parameters())
+        needed, free = _COPIES * 4 * size, _free_memory(device)
+        if needed > free:
+            raise StorageError(
+                f"a model of {size:,} parameters needs {needed / 1e9:,.1f} GB to be trained, and "
+                f"{free / 1e9:,.1f} GB are free",
+                fix="smaller layers: --dry-run prints the settings of the model",
+            )
 
     def train_once(
         self, settings: _S, *, runs: Path = Path("runs"), accelerator: str = "auto"
@@ -238,6 +254,20 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
             expected=f"its {len(before):,} {self.unit} in their order and parts",
             fix="name the same data, or train anew",
         )
+
+
+_COPIES: Final = 5  # parameters, gradients, Adam's two moments, the best model so far
+
+
+def _free_memory(device: torch.device) -> float:
+    """Bytes that a device has left; without end where the system does not say."""
+    if device.type == "cuda":
+        import torch
+
+        return float(torch.cuda.mem_get_info(device)[0])
+    with suppress(OSError, StopIteration), open("/proc/meminfo") as lines:
+        return 1024 * float(next(x for x in lines if x.startswith("MemAvailable")).split()[1])
+    return math.inf
 
 
 @contextmanager

@@ -307,7 +307,14 @@ def test_a_run_that_never_began_leaves_no_directory(settings, tmp_path, monkeypa
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("perturbgen.train.generative._model_of", fail)
+    monkeypatch.setattr("perturbgen.train.generative._gene_shares", fail)
     with pytest.raises(StorageError if isinstance(error, RuntimeError) else KeyboardInterrupt):
         train(settings(), runs=tmp_path / "runs", accelerator="cpu")
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(settings, tmp_path):
+    huge = settings("model.encoder=[10_000_000, 10_000_000]")
+    with pytest.raises(StorageError, match=r"100,\d{3},\d{3},\d{3},\d{3} parameters needs"):
+        train(huge, runs=tmp_path / "runs", accelerator="cpu")
     assert not (tmp_path / "runs").exists()
