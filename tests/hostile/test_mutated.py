@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import time
 import traceback
@@ -33,9 +34,9 @@ from perturbgen.profiles import read_profiles
 FILES = int(os.environ.get("HOSTILE_FILES", "500"))
 BATCH = 25  # files read by one child
 SECONDS = 10.0  # for one file
-# HDF5 itself never returns from a heap of names that was overwritten with zeros: one file in a
-# hundred of such as are made here
-HANGS = {"h5ad": 0.03, "gctx": 0.03}
+# HDF5 itself, in C, never returns from some damaged heaps of names and crashes on a few others:
+# about one file in a hundred of such as are made here
+HDF5: dict[str, float] = {"h5ad": 0.03, "gctx": 0.03}
 pytestmark = pytest.mark.slow
 
 
@@ -179,11 +180,11 @@ def test_a_changed_file_is_an_error_or_the_same(kind: str, world: Path, tmp_path
         found = in_child(work, len(changed), SECONDS)
         left -= max(len(found), 1)
         for verdict in found:
-            counts[verdict.partition(":")[0]] += 1
-            if verdict.startswith(("hang", "crash", "not")) or (
-                checked and verdict.startswith("oth")
-            ):
+            counts[re.split(r":| -", verdict)[0]] += 1
+            ended = verdict == "hang" or verdict.startswith("crash")
+            changed_numbers = checked and verdict == "other numbers"
+            if verdict.startswith("not") or changed_numbers or (ended and kind not in HDF5):
                 bad.append(verdict)
     print(f"{sum(counts.values())} {kind} files: {dict(counts.most_common())}")  # noqa: T201
-    assert counts["hang"] <= np.ceil(HANGS.get(kind, 0) * FILES / len(READERS))
+    assert counts["hang"] + counts["crash"] <= np.ceil(HDF5.get(kind, 0) * FILES / len(READERS))
     assert not bad, f"{len(bad)}: " + "\n".join({text[-90:]: text for text in bad}.values())
