@@ -35,8 +35,8 @@ FILES = int(os.environ.get("HOSTILE_FILES", "500"))
 BATCH = 25  # files read by one child
 SECONDS = 10.0  # for one file
 # HDF5 itself, in C, never returns from some damaged heaps of names and crashes on a few others:
-# about one file in a hundred of such as are made here
-HDF5: dict[str, float] = {"h5ad": 0.03, "gctx": 0.03}
+# 67 of 3,334 h5ad files of such as are made here
+HDF5: dict[str, float] = {"h5ad": 0.05, "gctx": 0.05}
 pytestmark = pytest.mark.slow
 
 
