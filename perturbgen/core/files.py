@@ -25,6 +25,7 @@ BROKEN: Final = "a download or a copy that broke off"
 _ELSEWHERE: Final = "write somewhere else"
 
 _PART: Final = ".part"  # how the name of a folder ends that holds what is being written
+_BEFORE: Final = "before"  # in that folder, the folder that is being replaced
 LOCK: Final = ".lock"
 _YOUNG: Final = 60.0  # seconds
 
@@ -159,7 +160,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if final.is_dir() and not part.is_dir():
                 raise _is_a_folder(final)
             if final.is_dir():
-                _replace_folder(part, final, folder / "before")
+                _replace_folder(part, final, folder / _BEFORE)
             else:
                 part.replace(final)
 
@@ -204,7 +205,7 @@ def _own_folder(final: Path) -> Iterator[Path]:
     A fixed name could be a user's own file, and two processes would write to one.
     """
     mark = f".{hashlib.sha256(final.name.encode(errors='surrogateescape')).hexdigest()[:8]}-"
-    _sweep(final.parent, mark)
+    _sweep(final, mark)
     with TemporaryDirectory(
         prefix=mark, suffix=_PART, dir=final.parent, ignore_cleanup_errors=True
     ) as name:
@@ -217,9 +218,9 @@ def _own_folder(final: Path) -> Iterator[Path]:
             os.close(handle)
 
 
-def _sweep(folder: Path, mark: str) -> None:
+def _sweep(final: Path, mark: str) -> None:
     """Remove what killed processes left of earlier attempts at the same file."""
-    for left in folder.glob(f"{mark}*{_PART}"):
+    for left in final.parent.glob(f"{mark}*{_PART}"):
         with suppress(OSError):
             # a young one may be of a process that is about to lock it
             if time.time() - left.stat().st_mtime < _YOUNG:
@@ -227,6 +228,9 @@ def _sweep(folder: Path, mark: str) -> None:
             handle = os.open(left, os.O_RDONLY)
             try:
                 if _lock(handle):
+                    # killed between two renames: the folder that was to be replaced comes back
+                    if (left / _BEFORE).exists() and not final.exists():
+                        (left / _BEFORE).rename(final)
                     shutil.rmtree(left)
             finally:
                 os.close(handle)

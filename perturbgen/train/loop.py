@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -113,12 +114,14 @@ class Training:
             with _explained(self.train, self.settings.training.batch_size):
                 self.add(self.step(batch))
             state.batch, state.step = state.batch + 1, state.step + 1
-            if self._anywhere(progress.asked):
+            if self._anywhere(bool(progress.asked)):
                 state.seconds += time.perf_counter() - began
                 self._save()
                 log.info(
                     "interrupted in epoch %d; --resume %s goes on from there", state.epoch, self.run
                 )
+                if progress.asked == signal.SIGTERM:
+                    raise SystemExit(128 + signal.SIGTERM)
                 raise KeyboardInterrupt
         state.seconds += time.perf_counter() - began
         record = {**self._summary(), **self.validate()}

@@ -19,7 +19,7 @@ _LOG_EVERY = 10.0  # seconds between lines where there is no terminal
 class Progress:
     """A live line on a terminal: epoch, objective, speed, memory, time left; else in the log.
 
-    While it is entered, the first SIGINT or SIGTERM only sets ``asked``; a second one stops.
+    While it is entered, the first SIGINT or SIGTERM is only kept in ``asked``; a second one stops.
     """
 
     def __init__(self, epochs: int, unit: str) -> None:
@@ -29,7 +29,7 @@ class Progress:
         self.epochs, self.unit = epochs, unit
         self.began, self.logged = time.monotonic(), -_LOG_EVERY
         self.first: int | None = None
-        self.asked = False
+        self.asked = 0
         self._before: dict[int, Any] = {}
         self.live = None
         verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
@@ -54,7 +54,7 @@ class Progress:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.asked:
             raise KeyboardInterrupt
-        self.asked = True
+        self.asked = number
 
     def show(self, record: dict[str, Any]) -> None:
         """Say how an epoch went."""

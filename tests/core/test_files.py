@@ -151,6 +151,30 @@ def test_what_a_killed_process_left_goes_with_the_next_write(tmp_path: Path) -> 
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
+def test_a_folder_comes_back_that_a_killed_process_had_taken_away(tmp_path: Path) -> None:
+    final = tmp_path / "run"
+    final.mkdir()
+    (final / "old").touch()
+    code = f"""
+import os, pathlib
+from perturbgen.core.files import atomic_path
+rename = pathlib.Path.rename
+def dying(self, target):
+    os._exit(9) if self.name == "run" and str(target) == {str(final)!r} else rename(self, target)
+pathlib.Path.rename = dying
+with atomic_path({str(final)!r}) as part:
+    part.mkdir()
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 9
+    (left,) = tmp_path.iterdir()
+    assert not final.exists()
+    os.utime(left, (0, 0))
+    with pytest.raises(KeyboardInterrupt), atomic_path(final):
+        raise KeyboardInterrupt
+    assert [path.name for path in final.iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_a_second_writer_is_told_who_holds_a_folder(tmp_path: Path) -> None:
     process = started(f"only_writer({str(tmp_path / 'run')!r})")
     try:

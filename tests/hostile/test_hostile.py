@@ -87,13 +87,7 @@ def attack(case: Case, world: Path, place: Path, servers: SimpleQueue[Server]) -
     return wrong, f"perturbgen {' '.join(case.command)}\n{found['out'][-300:]}{found['err'][-900:]}"
 
 
-def test_every_attack_fails_well(
-    world: Path,
-    servers: SimpleQueue[Server],
-    tmp_path: Path,
-    record_property: Any,
-    request: pytest.FixtureRequest,
-) -> None:
+def test_every_attack_fails_well(world: Path, servers: SimpleQueue[Server], tmp_path: Path) -> None:
     wanted = cases()
     if only := os.environ.get("HOSTILE"):
         wanted = [case for case in wanted if only in case.name]

@@ -144,8 +144,7 @@ def trial(name: str, folder: Path, rng: np.random.Generator, mark: str, rivals: 
         return f"orphans after {number}: {len(orphans)}"
     if any("Traceback" in text for text in said):
         return f"traceback after {number}: {said}"
-    # a training saves and ends in the same way, whether Ctrl-C or SIGTERM asked for it
-    allowed = {0, 1, 128 + number, -number, 130}
+    allowed = {0, 1, 128 + number, -number}
     if codes[0] not in allowed or any(code not in (0, 1) for code in codes[1:]):
         return f"exit {codes} after {number}: {said}"
     done = subprocess.run(

@@ -27,7 +27,6 @@ import pytest
 from perturbgen.core.errors import PerturbgenError
 from perturbgen.core.tables import read_frame
 from perturbgen.data import read_h5ad
-from perturbgen.evaluate.values import Metric  # noqa: F401  imported once, not in every child
 from perturbgen.l1000 import GctxFile
 from perturbgen.profiles import read_profiles
 
@@ -36,7 +35,7 @@ BATCH = 25  # files read by one child
 SECONDS = 10.0  # for one file
 # HDF5 itself, in C, never returns from some damaged heaps of names and crashes on a few others:
 # 67 of 3,334 h5ad files of such as are made here
-HDF5: dict[str, float] = {"h5ad": 0.05, "gctx": 0.05}
+HDF5: dict[str, float] = {"h5ad": 0.03, "gctx": 0.03}
 pytestmark = pytest.mark.slow
 
 
