@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 # of every parquet file that is written: a byte that changes later is told from the numbers
-PARQUET: Final = {"write_page_checksum": True}
+PARQUET: Final[dict[str, Any]] = {"write_page_checksum": True}
 CSV_NAMES: Final = "PERTURBGEN_CSV_NAMES"
 # a spreadsheet computes a field that begins so, in quotes or not; one character alone is text to it
 _FORMULA: Final = re.compile(r"[=+\-@\t\r].", re.DOTALL)
@@ -68,7 +68,7 @@ def _without_formulas(table: pd.DataFrame, path: Path) -> pd.DataFrame:
     for place, kind in enumerate(table.dtypes):
         if not is_numeric_dtype(kind):
             # categories are as long as the table only once they are values
-            safe.isetitem(place, table.iloc[:, place].astype(object).map(mended))
+            safe.isetitem(place, table.iloc[:, place].astype(object).map(mended).to_numpy())
     if found:
         _log.warning(
             "%s: a spreadsheet would compute %d names, such as %r; each has a ' in front there "
