@@ -231,7 +231,8 @@ def open_parquet(
             raise InputError(what, expected="at least one row", cause=BROKEN)
         # A buffered stream keeps memory small even when the whole file is one row group.
         how = {"read_dictionary": dictionary, "buffer_size": 1 << 20, "pre_buffer": False}
-        return pq.ParquetFile(path, metadata=metadata, **how)
+        # of files that have checksums; others are read as they are
+        return pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True, **how)
 
 
 _Form = Literal["csv", "parquet", "h5ad"]
