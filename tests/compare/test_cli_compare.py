@@ -83,15 +83,20 @@ def test_a_failed_method_is_told_at_the_end_with_exit_code_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_flat(full.drop(columns="g3"), folder / "narrow.parquet")
-    arguments = ["compare", str(config), "--workers", "1"]
-    assert _run([*arguments, "--set", "methods.narrow.predictions='narrow.parquet'"]) == 1
+    method = '[methods."=narrow"]\npredictions = "narrow.parquet"\n'
+    arguments, whole = ["compare", str(config), "--workers", "1"], config.read_text()
+    config.write_text(whole + method)
+    assert _run(arguments) == 1
     shown = capsys.readouterr()
-    assert "1 of 4 jobs failed, of narrow; the rest is scored" in shown.err
+    assert "1 of 4 jobs failed, of =narrow; the rest is scored" in shown.err
     assert "Traceback" not in shown.err
     out = tmp_path / "runs" / "compare-mine"
     assert "lacks 1 of 30 genes: 'g3'" in (out / "failures.txt").read_text()
+    # for people: no spreadsheet computes what begins with =
+    assert "'=narrow" in set(pd.read_csv(out / "cells.csv")["method"])
     assert "## Failed" in (out / "scorecard.md").read_text()
     assert "lacks 1 of 30 genes" in (out / "report.html").read_text()
+    config.write_text(whole)
     assert _run([*arguments, "--no-report"]) == 0
     assert not (out / "failures.txt").exists(), "no failure of an earlier run is left"
 

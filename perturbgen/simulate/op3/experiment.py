@@ -25,6 +25,7 @@ from scipy import sparse
 
 from perturbgen.core.console import progress, track
 from perturbgen.core.errors import InputError
+from perturbgen.core.export import PARQUET, write_table
 from perturbgen.core.files import atomic_path, require_file, require_writable
 from perturbgen.data import SparseH5ad, write_h5ad
 from perturbgen.de import flavour_table
@@ -181,9 +182,7 @@ def write_replicate(folder: str | Path, *, replicate: int = 1) -> Path:
     wanted = pd.MultiIndex.from_frame(world.id_map()[CONDITION_KEY])
     table = table[table.notna().all(axis=1) & table.index.isin(wanted)]
     path = Path(folder) / "de_replicate.parquet"
-    with atomic_path(path) as part:
-        table.rename_axis(index=CONDITION_KEY).reset_index().to_parquet(part, index=False)
-    return path
+    return write_table(table.rename_axis(index=CONDITION_KEY).reset_index(), path)
 
 
 class _LongParquet:
@@ -202,7 +201,8 @@ class _LongParquet:
         self._schema = pa.schema(list(zip(self._names, types, strict=True)))
         self._row_group, self._pending, self._rows = row_group, list[pa.Table](), 0
         # Without the stored Arrow schema, readers see plain strings, as in the real file.
-        self._writer = pq.ParquetWriter(path, self._schema, store_schema=False, compression="zstd")
+        how = {"compression": "zstd", **PARQUET}
+        self._writer = pq.ParquetWriter(path, self._schema, store_schema=False, **how)
 
     def __enter__(self) -> _LongParquet:
         return self
@@ -271,7 +271,7 @@ def _write_competition(world: World, folder: Path) -> None:
     for name, rows in (("de_train", world.train_rows()), ("de_truth", wanted)):
         values = table.reindex(pd.MultiIndex.from_frame(rows[CONDITION_KEY]))
         labelled = pd.concat([rows, values.reset_index(drop=True)], axis=1)
-        labelled.to_parquet(folder / f"{name}.parquet", index=False)
+        write_table(labelled, folder / f"{name}.parquet")
     # the seed and the resolved settings, from which load_world rebuilds the world
     about = {"seed": world.seed, "settings": world.settings.model_dump(mode="json")}
     (folder / "simulation.toml").write_text(tomli_w.dumps(about))
