@@ -95,8 +95,8 @@ def simulate(
 
     ``preset`` is ``tiny``, ``small``, ``op3`` or ``op3_2025`` (or settings made before, which
     nothing then changes). ``baseline``, ``signatures``, ``effects`` and ``layout`` name real data
-    that replace invented parts; ``config`` is a TOML file, ``overrides`` are ``a.b=value``. ``force`` replaces an older
-    simulation at ``out``, which appears only when all of it is written.
+    that replace invented parts; ``config`` is a TOML file, ``overrides`` are ``a.b=value``.
+    ``force`` replaces an older simulation at ``out``, which appears only when all of it is written.
     """
     unknown = sorted(set(options) - set(_Options.__annotations__))
     if unknown:

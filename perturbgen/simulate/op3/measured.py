@@ -1,4 +1,4 @@
-"""How strong real compounds were found to be: mean square effects, which strengths are dealt from."""
+"""How strong real compounds were found to be, which strengths are dealt from."""
 
 from __future__ import annotations
 

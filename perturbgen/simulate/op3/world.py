@@ -19,8 +19,14 @@ from scipy import sparse
 
 from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
-from perturbgen.simulate.op3.cells import Noise, Stream, count_cells, mean_depths
-from perturbgen.simulate.op3.cells import sample_nb_sparse, sample_nb_total
+from perturbgen.simulate.op3.cells import (
+    Noise,
+    Stream,
+    count_cells,
+    mean_depths,
+    sample_nb_sparse,
+    sample_nb_total,
+)
 from perturbgen.simulate.op3.effects import Effects, read_drug_signatures
 from perturbgen.simulate.op3.layout import Layout
 from perturbgen.simulate.op3.measured import read_measured_effects
