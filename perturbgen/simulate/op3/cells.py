@@ -253,7 +253,7 @@ def sample_nb_total(
         return sparse.csr_array((1, len(share)), dtype=np.int32)
     shape = np.minimum(r * (total**2 / squares), 1e12)  # beyond, no gamma differs from its mean
     mean = rng.standard_gamma(shape) * (total * share / shape)
-    return sparse.csr_array(rng.poisson(mean).astype(np.int32).reshape(1, -1))
+    return sparse.csr_array(np.atleast_2d(rng.poisson(mean).astype(np.int32)))
 
 
 def _gamma_poisson(

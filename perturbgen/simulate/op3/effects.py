@@ -168,7 +168,7 @@ def _measured_strengths(measured: pd.Series, settings: SimulationSettings) -> pd
         settings.effects.strength_cap,
     )
     # smoothly: equal strengths would lose which compound kills most
-    return cap * np.tanh(settings.effects.scale * signal / cap)
+    return pd.Series(cap * np.tanh(settings.effects.scale * signal / cap), measured.index)
 
 
 def _unit_effects(

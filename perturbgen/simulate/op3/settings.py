@@ -129,6 +129,9 @@ class _EffectSettings(Settings):
     noise: NonNegative = 0.04  # mean square effect of an inert compound
     strength_log_sd: NonNegative = 1.4  # of the strengths: most weak, few very strong
     strength_cap: Positive = 1.2  # largest strength
+    # Log-sd of a compound's strength between its wells, the same for all cell types of a well: in
+    # reality donors contradict each other where a compound is strong.
+    well_log_sd: NonNegative = 0.0
     # How much more than others a cell type responds to all compounds.
     cell_types: Annotated[dict[str, Positive], AfterValidator(_six_types)] = Field(
         dict.fromkeys(CELL_TYPES, 1.0)

@@ -167,12 +167,20 @@ class World:
 
     def _well_effect(self, group: int, replicate: int) -> np.ndarray | float:
         """Log effects (genes,) that all cell types of a well have in common: they are one tube."""
-        if not (log_sd := self.settings.expression.tube_log_sd):
-            return 0.0
-        # a well's groups are neighbours; the stream is the well's own, so that they agree
-        rng = Stream.WELLS.rng(self.seed, group // len(CELL_TYPES), replicate)
-        spread = self.settings.expression.tube_spread
-        return rng.normal(0, log_sd * np.exp(rng.normal(-(spread**2), spread)), len(self.r))
+        about, varies = self.settings.expression, self.settings.effects.well_log_sd
+        log_effect: np.ndarray | float = 0.0
+        # a well's groups are neighbours; the streams are the well's own, so that they agree
+        key = (group // len(CELL_TYPES), replicate)
+        if about.tube_log_sd:
+            rng, spread = Stream.WELLS.rng(self.seed, *key), about.tube_spread
+            log_sd = about.tube_log_sd * np.exp(rng.normal(-(spread**2), spread))
+            log_effect = rng.normal(0, log_sd, len(self.r))
+        row = self.groups.iloc[group]
+        if varies and row["sm_name"] != self.layout.vehicle:
+            factor = np.exp(Stream.WELLS.rng(self.seed, *key, 1).normal(-(varies**2) / 2, varies))
+            i, j = CELL_TYPES.index(row["cell_type"]), self.compound_index[row["sm_name"]]
+            log_effect += (factor - 1) * np.log(2) * self.effects.log2_fold_change[i, j]
+        return log_effect
 
     def draw_untreated(
         self, cell_type: str, donor: str, *, n: int, rng: np.random.Generator
