@@ -253,7 +253,8 @@ def sample_nb_total(
         return sparse.csr_array((1, len(share)), dtype=np.int32)
     shape = np.minimum(r * (total**2 / squares), 1e12)  # beyond, no gamma differs from its mean
     mean = rng.standard_gamma(shape) * (total * share / shape)
-    return sparse.csr_array(np.atleast_2d(rng.poisson(mean).astype(np.int32)))
+    counts = rng.poisson(mean).astype(np.int32)
+    return sparse.coo_array(counts.reshape(1, -1)).tocsr()
 
 
 def _gamma_poisson(
