@@ -35,16 +35,19 @@ log = logging.getLogger("perturbgen.experiments.calibration")
 # What is searched, and by which factor a setting is moved to see what it does.
 SETTINGS = {
     "effects.scale": 1.15,
-    "effects.strength_cap": 1.2,
+    "effects.strength_cap": 1.25,
+    "effects.well_log_sd": 1.3,
     "effects.cell_types.NK cells": 1.15,
     "effects.cell_types.B cells": 1.15,
     "effects.cell_types.Myeloid cells": 1.15,
-    "effects.largest_change": 1.3,
     "effects.toxicity": 1.25,
+    "effects.frailty.NK cells": 1.25,
+    "effects.frailty.B cells": 0.75,
+    "effects.frailty.Myeloid cells": 0.75,
+    "expression.baseline_power": 1.06,
     "expression.tube_log_sd": 1.2,
-    "expression.tube_spread": 1.3,
     "expression.well_log_sd": 1.2,
-    "expression.row_log_sd": 1.2,
+    "expression.row_log_sd": 1.25,
     "expression.vehicle_log_sd": 1.3,
 }
 # Settings are not moved by more than this factor in one step.

@@ -254,7 +254,8 @@ def sample_nb_total(
     shape = np.minimum(r * (total**2 / squares), 1e12)  # beyond, no gamma differs from its mean
     mean = rng.standard_gamma(shape) * (total * share / shape)
     counts = rng.poisson(mean).astype(np.int32)
-    return sparse.coo_array(counts.reshape(1, -1)).tocsr()
+    gene = np.flatnonzero(counts).astype(np.int32)
+    return sparse.csr_array((counts[gene], gene, [0, len(gene)]), shape=(1, len(share)))
 
 
 def _gamma_poisson(

@@ -238,7 +238,8 @@ def _deal_survival(
     toxic &= ~toxic.index.isin(POSITIVE_CONTROLS)
     hazard = _deal_hazards(strength, toxic, settings, rng=rng)
     sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(strength))))
-    alive = np.exp(-hazard.to_numpy() * sensitivity)
+    frailty = np.array([settings.effects.frailty[name] for name in CELL_TYPES])[:, None]
+    alive = np.exp(-hazard.to_numpy() * sensitivity * frailty)
     return pd.DataFrame(alive, index=list(CELL_TYPES), columns=strength.index), toxic
 
 

@@ -150,6 +150,10 @@ class _EffectSettings(Settings):
     # of its strongest compounds, which left no cells there.
     toxic_fraction: Share = 0.06
     toxicity: NonNegative = 1.4  # mean log loss of cells under a toxic compound
+    # How much more than others a cell type dies of all compounds.
+    frailty: Annotated[dict[str, Positive], AfterValidator(_six_types)] = Field(
+        dict.fromkeys(CELL_TYPES, 1.0)
+    )
     mild_toxicity: NonNegative = 0.11  # mean log loss of cells under any other compound
     signature_rank: Count = 30  # real signatures are denoised to this many components
 
