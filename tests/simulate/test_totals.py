@@ -26,8 +26,7 @@ def sums_of_cells(sizes: np.ndarray, share: np.ndarray, r: np.ndarray) -> np.nda
 
 def totals(sizes: np.ndarray, share: np.ndarray, r: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(3)
-    draws = [sample_nb_total(rng, size=sizes, share=share, r=r).toarray() for _ in range(REPEATS)]
-    return np.concatenate(draws)
+    return np.array([sample_nb_total(rng, size=sizes, share=share, r=r) for _ in range(REPEATS)])
 
 
 def test_totals_have_the_law_of_sums_of_cells(sizes: np.ndarray) -> None:
@@ -56,8 +55,7 @@ def test_without_a_cell_there_is_no_count() -> None:
     total = sample_nb_total(
         np.random.default_rng(0), size=np.zeros(0), share=np.ones(3), r=np.ones(3)
     )
-    assert total.shape == (1, 3)
-    assert total.nnz == 0
+    assert total.tolist() == [0, 0, 0]
 
 
 def test_a_world_s_totals_are_those_of_its_cells() -> None:

@@ -241,8 +241,8 @@ def sample_nb_sparse(
 
 def sample_nb_total(
     rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
-) -> sparse.csr_array:
-    """The sum of the cells that :func:`sample_nb_sparse` would draw (1, genes), drawn directly.
+) -> _Ints:
+    """The sum (genes,) of the cells that :func:`sample_nb_sparse` would draw, drawn directly.
 
     It is drawn as NB with the mean and the variance of that sum: with S and Q the sums of ``size``
     and of its squares, S p and S p + Q p^2 / r, which is the NB of size r S^2 / Q. Where all cells
@@ -250,12 +250,10 @@ def sample_nb_total(
     """
     total, squares = size.sum(), (size**2).sum()
     if not total:
-        return sparse.csr_array((1, len(share)), dtype=np.int32)
+        return np.zeros(len(share), dtype=np.int32)
     shape = np.minimum(r * (total**2 / squares), 1e12)  # beyond, no gamma differs from its mean
     mean = rng.standard_gamma(shape) * (total * share / shape)
-    counts = rng.poisson(mean).astype(np.int32)
-    gene = np.flatnonzero(counts).astype(np.int32)
-    return sparse.csr_array((counts[gene], gene, [0, len(gene)]), shape=(1, len(share)))
+    return rng.poisson(mean).astype(np.int32)
 
 
 def _gamma_poisson(

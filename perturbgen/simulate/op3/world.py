@@ -151,7 +151,8 @@ class World:
         The well's effects and its cells' depths are those of :meth:`draw`; the counts are others.
         """
         rng, share, size = self._before_counting(group, replicate)
-        return sample_nb_total(rng, size=size, share=share, r=self.r)
+        total = sample_nb_total(rng, size=size, share=share, r=self.r)
+        return sparse.csr_array(total.reshape(1, -1))
 
     def _before_counting(
         self, group: int, replicate: int, n_cells: int | None = None
