@@ -15,10 +15,10 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
 from perturbgen.core.export import PARQUET
 from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.h5ad import open_h5ad, write_h5ad
 from perturbgen.core.tables import (
     CONDITION,
     NAMES,
-    open_h5ad,
     open_parquet,
     read_frame,
     reading,
@@ -176,10 +176,10 @@ class DETable:
     def write(self, path: str | Path) -> Path:
         """Save the table as ``.h5ad``, or otherwise as parquet."""
         path = Path(path)
-        with atomic_path(path) as part:
-            if path.suffix == ".h5ad":
-                self.to_anndata().write_h5ad(part)
-            else:
+        if path.suffix == ".h5ad":
+            write_h5ad(self.to_anndata(), path, packed=False)
+        else:
+            with atomic_path(path) as part:
                 self._write_parquet(part)
         return path
 

@@ -10,7 +10,8 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import read_json, require_file, require_folder
-from perturbgen.core.tables import open_h5ad, read_frame, reading, require_sound, require_unique
+from perturbgen.core.h5ad import open_h5ad, require_sound
+from perturbgen.core.tables import read_frame, reading, require_unique
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 
 # The files of an extraction of L1000 matrices.
