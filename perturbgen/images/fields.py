@@ -127,6 +127,10 @@ def _read_channel(path: str | Path) -> np.ndarray:
             # Pillow only warns of a TIFF that ends too soon, and fills up with zeros
             warnings.simplefilter("error")
             with Image.open(path) as image:
+                # Pillow passes over the checksums of a PNG's pixels unless it is asked, and
+                # afterwards the image has to be opened anew
+                image.verify()
+            with Image.open(path) as image:
                 pixels = np.array(image)
     except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:
         raise InputError(
