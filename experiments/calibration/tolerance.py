@@ -13,15 +13,13 @@ UNCERTAIN = (
     "effects: context",
     "effects: mean square",
     "effects: reproducible",
+    "effects: above the weakest, 25 %",
+    "effects: above the weakest, 50 %",
     "share of genes",
     "different drugs, between types, of one plate column",
 )
 # Numbers near zero, of which a ratio says little.
-_ABSOLUTE = {
-    "table: median": 0.02,
-    "effects: above the weakest, 25 %": 0.005,
-    "effects: above the weakest, 50 %": 0.01,
-}
+_ABSOLUTE = {"table: median": 0.02}
 
 
 def tolerance(name: str, real: float) -> float:

@@ -12,14 +12,8 @@ from scipy import stats
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings, simulate
 from perturbgen.simulate.op3.baseline import _lend_to_absent, _read_baseline, _shares_of_log_means
-from perturbgen.simulate.op3.effects import (
-    _concordance,
-    _denoise,
-    _DrugSignatures,
-    _heavy_tailed,
-    read_drug_signatures,
-)
 from perturbgen.simulate.op3.layout import _CONTROLS
+from perturbgen.simulate.op3.signatures import DrugSignatures, _denoise, _heavy_tailed
 
 RNG = np.random.default_rng(0)
 
@@ -79,16 +73,16 @@ def test_bad_signature_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ranks.npz"
     path.write_bytes(b"PK not a zip")
     with pytest.raises(InputError, match="not a readable NPZ"):
-        read_drug_signatures(path)
+        DrugSignatures.read(path)
     np.savez(path, Z=np.zeros((1, 2, 3)))
     with pytest.raises(SchemaError, match="lacks 'cells', 'drugs', 'genes'"):
-        read_drug_signatures(path)
+        DrugSignatures.read(path)
     np.savez(path, Z=np.zeros((1, 2, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
     with pytest.raises(SchemaError, match="has shape"):
-        read_drug_signatures(path)
+        DrugSignatures.read(path)
     np.savez(path, Z=np.zeros((1, 1, 3)), cells=["b"], drugs=["x"], genes=["a", "b", "c"])
     with pytest.raises(SchemaError, match="no cells 'myeloid', 'nk', 't'"):
-        read_drug_signatures(path)
+        DrugSignatures.read(path)
 
 
 def test_signatures_that_share_nothing_with_the_experiment_are_refused(tmp_path: Path) -> None:
@@ -141,11 +135,8 @@ def test_concordance_ranks_a_drug_with_agreeing_cells_above_noise() -> None:
     rng = np.random.default_rng(0)
     z = rng.normal(size=(4, 3, 500))
     z[:, 1] += 2 * rng.normal(size=500)
-    found = _concordance(
-        _DrugSignatures(
-            z, ("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500)))
-        )
-    )
+    names = (("b", "nk", "t", "myeloid"), ("x", "y", "z"), tuple(map(str, range(500))))
+    found = DrugSignatures(z, *names).concordance()
     assert found.idxmax() == "y"
     assert found["y"] == pytest.approx(0.8, abs=0.1)
     assert abs(found["x"]) < 0.1

@@ -6,7 +6,7 @@ Also the simulator's parameters estimated from real cells of one kind, to check 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -78,12 +78,27 @@ def _invent_baseline(settings: SimulationSettings, *, rng: np.random.Generator) 
 def _read_baseline(path: str | Path, *, rng: np.random.Generator) -> pd.DataFrame:
     """Real means of log1p(counts per million), cell types x genes, as shares.
 
+    A gene that is zero in every cell type was not measured there: see :func:`_lend_to_absent`.
+    """
+    path = require_file(path, "baseline CSV")
+    known, absent = _shares_of_table(path, path.stat().st_mtime_ns)
+    share = _lend_to_absent(known.to_numpy(), absent=absent, rng=rng)
+    share /= share.sum(axis=1, keepdims=True)
+    return pd.DataFrame(share, index=known.index, columns=known.columns)
+
+
+# 18,211 columns take seconds to parse, and a search builds hundreds of worlds
+@lru_cache(maxsize=2)
+def _shares_of_table(path: Path, modified: int) -> tuple[pd.DataFrame, np.ndarray]:
+    """Shares (cell types x genes) before anything is lent, and which genes are absent (genes,).
+
+    ``modified`` tells versions of the file apart.
+
     The mean of a logarithm is not the logarithm of the mean: a gene seen in 3 % of the cells has a
     small mean but a large value where it is seen. The share is the one whose counts, at the depth
-    that makes all shares add up to one, have the given mean (counts taken as NB with size 2). A
-    gene that is zero in every cell type was not measured there: see :func:`_lend_to_absent`.
+    that makes all shares add up to one, have the given mean (counts taken as NB with size 2).
     """
-    table = read_frame(require_file(path, "baseline CSV"))
+    table = read_frame(path)
     table = table.set_index(table.columns[0])
     require_unique(table.index, "row", path)
     require_unique(pd.Index(read_header(path)), "gene", path)
@@ -103,9 +118,8 @@ def _read_baseline(path: str | Path, *, rng: np.random.Generator) -> pd.DataFram
             expected="means of log1p(counts per million)",
         )
     share = np.maximum([_shares_of_log_means(row) for row in values], _SMALLEST_SHARE)
-    share = _lend_to_absent(share, absent=(values == 0).all(axis=0), rng=rng)
-    share /= share.sum(axis=1, keepdims=True)
-    return pd.DataFrame(share, index=list(CELL_TYPES), columns=table.columns.astype(str))
+    names = table.columns.astype(str)
+    return pd.DataFrame(share, index=list(CELL_TYPES), columns=names), (values == 0).all(axis=0)
 
 
 def _lend_to_absent(

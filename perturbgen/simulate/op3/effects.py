@@ -7,19 +7,17 @@ only ranks are published) may stand for.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
-from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
 from scipy import stats
 
-from perturbgen.core.errors import InputError, SchemaError, shorten
-from perturbgen.core.files import require_file
+from perturbgen.core.errors import SchemaError
 from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
 from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
+from perturbgen.simulate.op3.signatures import DrugSignatures
 
 # Quantiles of the strengths: the positive controls are strong, but not the most toxic.
 _POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}
@@ -50,7 +48,7 @@ class Effects:
         compounds: list[str],
         share: pd.DataFrame,
         settings: SimulationSettings,
-        signatures: _DrugSignatures | None,
+        signatures: DrugSignatures | None,
         measured: pd.Series | None = None,
         *,
         rng: np.random.Generator,
@@ -61,7 +59,7 @@ class Effects:
         ``measured`` are mean square effects of real compounds (index: sm_name), which say how
         strong the compounds are in place of the law in the settings.
         """
-        order = _concordance(signatures) if signatures else None
+        order = signatures.concordance() if signatures else None
         genes = list(share.columns)
         effects = _invent_effects(
             compounds, len(genes), settings, rng=rng, order=order, measured=measured
@@ -255,104 +253,25 @@ def _deal_hazards(
     return hazard
 
 
-# The signatures are of merged cell types: one T cell signature serves the three T types.
-_SOURCE: Final = {
-    "NK cells": "nk",
-    "T cells CD4+": "t",
-    "T cells CD8+": "t",
-    "T regulatory cells": "t",
-    "B cells": "b",
-    "Myeloid cells": "myeloid",
-}
-
-
-@dataclass(frozen=True)
-class _DrugSignatures:
-    """Rank scores ``z`` (cells, drugs, genes), standardised, of measured responses, labelled."""
-
-    z: np.ndarray
-    cells: tuple[str, ...]
-    drugs: tuple[str, ...]
-    genes: tuple[str, ...]
-
-
-def read_drug_signatures(path: str | Path) -> _DrugSignatures:
-    """Signatures from an NPZ with arrays Z, cells, drugs, genes."""
-    path, names = require_file(path, "signatures NPZ"), ("cells", "drugs", "genes")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in ("Z", *names) if name not in file.files]
-            if missing:
-                raise SchemaError(
-                    f"{path} lacks {shorten(missing)}", expected="arrays Z, cells, drugs, genes"
-                )
-            labels = {name: tuple(str(x) for x in file[name]) for name in names}
-            z = file["Z"]
-    except (BadZipFile, ValueError, OSError) as error:
-        raise InputError(
-            f"{path} is not a readable NPZ file: {error}", cause="a download that broke off"
-        ) from None
-    expected = tuple(len(labels[name]) for name in names)
-    if z.shape != expected or not np.isfinite(z).all():
-        raise SchemaError(
-            f"{path}: Z has shape {z.shape}, or holds NaN", expected=f"shape {expected}, finite"
-        )
-    wanted = sorted(set(_SOURCE.values()))
-    absent = [name for name in wanted if name not in labels["cells"]]
-    if absent:
-        raise SchemaError(f"{path} has no cells {shorten(absent)}", expected=", ".join(wanted))
-    return _DrugSignatures(z=z, **labels)
-
-
-def _concordance(signatures: _DrugSignatures) -> pd.Series:
-    """How well a drug's signatures in different cells agree (index: drug)."""
-    # the order of the strengths: noise, of a drug without an effect, agrees with nothing
-    spread = signatures.z.std(axis=2, keepdims=True)
-    z = signatures.z / np.where(spread > 0, spread, 1)
-    cells, _, genes = z.shape
-    total = np.einsum("cdg,cdg->d", z, z)
-    summed = z.sum(axis=0)
-    between = (np.einsum("dg,dg->d", summed, summed) - total) / (genes * cells * (cells - 1))
-    return pd.Series(between, index=list(signatures.drugs))
-
-
-def _denoise(z: np.ndarray, rank: int) -> np.ndarray:
-    """The best approximation of that rank to all signatures (cells, drugs, genes), stacked."""
-    stacked = z.reshape(-1, z.shape[2]).astype(np.float64)
-    values, vectors = np.linalg.eigh(stacked @ stacked.T)
-    leading = vectors[:, np.argsort(values)[::-1][:rank]]
-    return (leading @ (leading.T @ stacked)).reshape(z.shape)
-
-
-def _heavy_tailed(scores: np.ndarray, df: float) -> np.ndarray:
-    """Scores mapped row by row, in their order, onto quantiles of Student's t of unit variance."""
-    ranks = stats.rankdata(scores, axis=-1)
-    # half a rank from either end, where the quantiles are infinite
-    return stats.t.ppf((ranks - 0.5) / scores.shape[-1], df) / np.sqrt(df / (df - 2))
-
-
 def _apply_signatures(
-    effects: Effects, signatures: _DrugSignatures, genes: list[str], settings: SimulationSettings
+    effects: Effects, signatures: DrugSignatures, genes: list[str], settings: SimulationSettings
 ) -> Effects:
     """Effects in which drugs and genes with a real signature follow it, at the dealt strength."""
     compounds = list(effects.compounds.index)
     drugs = [name for name in compounds if name in signatures.drugs]
-    gene_at = {name: i for i, name in enumerate(signatures.genes)}
-    columns = [i for i, name in enumerate(genes) if name in gene_at]
+    known = set(signatures.genes)
+    columns = [i for i, name in enumerate(genes) if name in known]
     if not drugs or not columns:
         raise SchemaError(
             "the signatures share no drug or no gene with the experiment",
             expected="the same compound and gene names",
             fix="give --layout (real compound names) and --baseline (real gene names) too",
         )
-    smooth = _denoise(signatures.z, settings.effects.signature_rank)
-    smooth = smooth[..., [gene_at[genes[i]] for i in columns]]
-    smooth = smooth[:, [signatures.drugs.index(name) for name in drugs]]
+    about, named = settings.effects, [genes[i] for i in columns]
     here = np.ix_([compounds.index(name) for name in drugs], columns)
+    unit = signatures.unit_effects(drugs, named, rank=about.signature_rank, tail_df=about.tail_df)
     changed = effects.log2_fold_change.copy()
     for i, cell_type in enumerate(CELL_TYPES):
-        source = smooth[signatures.cells.index(_SOURCE[cell_type])]
-        unit = _heavy_tailed(source, settings.effects.tail_df)
-        changed[i][here] = unit * changed[i][here].std(axis=1, keepdims=True)
+        changed[i][here] = unit[cell_type] * changed[i][here].std(axis=1, keepdims=True)
     table = effects.compounds.assign(real_signature=effects.compounds.index.isin(drugs))
     return Effects(changed, table, effects.survival)

@@ -27,7 +27,7 @@ from perturbgen.simulate.op3.cells import (
     sample_nb_sparse,
     sample_nb_total,
 )
-from perturbgen.simulate.op3.effects import Effects, read_drug_signatures
+from perturbgen.simulate.op3.effects import Effects
 from perturbgen.simulate.op3.layout import Layout
 from perturbgen.simulate.op3.measured import read_measured_effects
 from perturbgen.simulate.op3.settings import (
@@ -36,6 +36,7 @@ from perturbgen.simulate.op3.settings import (
     WITHHELD_TYPES,
     SimulationSettings,
 )
+from perturbgen.simulate.op3.signatures import DrugSignatures
 
 _log = logging.getLogger(__name__)
 
@@ -338,7 +339,7 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
     layout = Layout.draw(settings, rng=Stream.LAYOUT.rng(seed))
     settings = _agree_with_layout(settings, layout)
     path = settings.source.signatures
-    signatures = read_drug_signatures(path) if path else None
+    signatures = DrugSignatures.read(path) if path else None
     share = make_baseline(
         settings,
         names=layout.genes,
