@@ -35,24 +35,17 @@ log = logging.getLogger("perturbgen.experiments.calibration")
 # What is searched, and by which factor a setting is moved to see what it does.
 SETTINGS = {
     "effects.scale": 1.15,
-    "effects.strength_cap": 1.25,
-    "effects.well_log_sd": 1.3,
-    "effects.cell_types.NK cells": 1.15,
-    "effects.cell_types.B cells": 1.15,
-    "effects.cell_types.Myeloid cells": 1.15,
-    "effects.expression_slope": 2.0,
-    "effects.toxic_fraction": 0.7,
+    "effects.strength_cap": 0.7,
+    "effects.well_log_sd": 1.25,
+    "effects.cell_types.NK cells": 0.88,
+    "effects.cell_types.B cells": 1.12,
+    "effects.cell_types.Myeloid cells": 1.12,
     "effects.toxicity": 0.85,
-    "effects.mild_toxicity": 0.7,
     "effects.frailty.NK cells": 0.85,
-    "effects.frailty.B cells": 0.75,
-    "effects.frailty.Myeloid cells": 0.75,
-    "depth.cell_types.NK cells": 0.8,
-    "expression.baseline_power": 1.06,
-    "expression.tube_log_sd": 1.2,
-    "expression.well_log_sd": 1.2,
-    "expression.row_log_sd": 1.25,
-    "expression.vehicle_log_sd": 1.3,
+    "expression.baseline_power": 1.05,
+    "expression.tube_log_sd": 1.15,
+    "expression.well_log_sd": 1.15,
+    "expression.vehicle_log_sd": 1.25,
 }
 # Settings are not moved by more than this factor in one step.
 _FARTHEST = 1.6

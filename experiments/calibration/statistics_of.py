@@ -45,7 +45,7 @@ _DRAWS = 5
 # ---- ranks
 
 
-def rank_scores(table: DETable, drugs: list[str] | None = None) -> tuple[np.ndarray, list[str]]:
+def rankscores(table: DETable, drugs: list[str] | None = None) -> tuple[np.ndarray, list[str]]:
     """Standardised ranks of logFC x |log10 adjusted p|: (4 cell types, drugs, genes), drugs.
 
     Of the drugs that every cell type has, the vehicle and ``drugs`` not named excepted.
@@ -207,12 +207,12 @@ def of_benchmark(forms: Forms) -> dict[str, float]:
             f"{len(train)} rows to learn from and {len(truth)} private ones",
             expected="10 and 2 or more",
         )
-    found = _scores("zeros", truth * 0, truth)
+    found = scores("zeros", truth * 0, truth)
     for name in PUBLISHED:
         draws = []
         for seed in range(_DRAWS if name == "random_draw" else 1):
             rng = np.random.default_rng(seed)
-            draws.append(_scores(name, make(name).fit(train, rng=rng).predict(truth.index), truth))
+            draws.append(scores(name, make(name).fit(train, rng=rng).predict(truth.index), truth))
         found |= {key: float(np.mean([draw[key] for draw in draws])) for key in draws[0]}
     return found
 
@@ -243,7 +243,7 @@ def public_of(forms: Forms) -> list[str]:
     return every[: round(0.39 * len(every))]
 
 
-def _scores(name: str, predicted: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
+def scores(name: str, predicted: pd.DataFrame, truth: pd.DataFrame) -> dict[str, float]:
     p, t = predicted.loc[truth.index, truth.columns].to_numpy(), truth.to_numpy()
     found = {f"{name}: RMSE": float(np.sqrt(((p - t) ** 2).mean(axis=1)).mean())}
     found[f"{name}: MAE"] = float(np.abs(p - t).mean(axis=1).mean())
@@ -294,7 +294,7 @@ def every_statistic(forms: Forms, drugs: list[str] | None = None) -> dict[str, f
     """
 
     def ranks() -> dict[str, float]:
-        z, names = rank_scores(forms.benchmark, drugs)
+        z, names = rankscores(forms.benchmark, drugs)
         return of_ranks(z, names, forms.places)
 
     def passing() -> dict[str, float]:

@@ -156,18 +156,19 @@ def simulated(settings: Experiment, folder: Path, seed: int) -> Path:
         return done
     folder.mkdir(parents=True, exist_ok=True)
     options: dict[str, Any] = {"overrides": settings.simulation}
-    if settings.preset == "op3":
+    if settings.preset.startswith("op3"):
         op3 = data_folder() / "op3"
         options |= {
-            "overrides": [
-                f"expression.genes={settings.genes}",
-                "depth.zero_fraction=0.85",
-                *settings.simulation,
-            ],
+            "overrides": [f"expression.genes={settings.genes}", *settings.simulation],
             "layout": op3,
             "baseline": op3 / "celltype_baseline_means.csv",
             "signatures": op3 / "de_ranks_4x135x6349.npz",
         }
+        if settings.preset == "op3":
+            options["effects"] = op3 / "compound_effects.csv"
+        else:
+            # its genes are the best expressed ones, which have fewer zeros
+            options["overrides"].insert(1, "depth.zero_fraction=0.85")
     with atomic_path(done) as part:
         simulate(settings.preset, seed=seed, out=part, **options)
     return done

@@ -95,18 +95,21 @@ def main(
 
 
 def simulation_settings(preset: str, *, genes: int) -> SimulationSettings:
-    """The preset; op3 with everything real that there is."""
-    if preset != "op3":
+    """The preset; the op3 ones with everything real that there is."""
+    if not preset.startswith("op3"):
         return preset_settings(preset)
-    op3 = data_folder() / "op3"
+    op3, overrides = data_folder() / "op3", [f"expression.genes={genes}"]
     sources = {
         "layout": op3,
         "baseline": op3 / "celltype_baseline_means.csv",
         "signatures": op3 / "de_ranks_4x135x6349.npz",
     }
-    return preset_settings(
-        preset, sources=sources, overrides=[f"expression.genes={genes}", "depth.zero_fraction=0.85"]
-    )
+    if preset == "op3":
+        sources["effects"] = op3 / "compound_effects.csv"
+    else:
+        # its genes are the best expressed ones, which have fewer zeros
+        overrides.append("depth.zero_fraction=0.85")
+    return preset_settings(preset, sources=sources, overrides=overrides)
 
 
 @dataclass(frozen=True)

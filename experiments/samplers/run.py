@@ -54,7 +54,7 @@ FEW_GENES = ("expression.genes=500", "depth.zero_fraction=0.5")
 
 def main(
     preset: Annotated[
-        str, typer.Option(help="tiny, small, or op3 with the real layout.")
+        str, typer.Option(help="tiny, small; op3 or op3_2025 with the real layout.")
     ] = "small",
     seeds: Annotated[str, typer.Option(help="Seeds of the simulation.")] = "0,1,2",
     draws: Annotated[int, typer.Option(min=2, help="Draws of each withheld well.")] = 200,
@@ -88,8 +88,8 @@ def main(
 
 
 def simulation_settings(preset: str) -> SimulationSettings:
-    """The preset with few genes; op3 on the real layout."""
-    if preset != "op3":
+    """The preset with few genes; the op3 ones on the real layout."""
+    if not preset.startswith("op3"):
         return preset_settings(preset)
     return preset_settings(preset, sources={"layout": data_folder() / "op3"}, overrides=FEW_GENES)
 
