@@ -33,6 +33,7 @@ FILES = {
     "truth.h5ad",
     "truth_cells.h5ad",
     "truth_pseudobulk.h5ad",
+    "truth_states.parquet",
     "de_truth.parquet",
     "simulation.toml",
     "README.txt",

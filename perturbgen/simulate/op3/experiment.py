@@ -35,6 +35,7 @@ from perturbgen.simulate.op3.settings import (
     SimulationSettings,
     preset_settings,
 )
+from perturbgen.simulate.op3.states import STATES
 from perturbgen.simulate.op3.world import World, build_world
 
 
@@ -158,6 +159,8 @@ def _in_memory(world: World) -> SimulatedExperiment:
 def load_world(folder: str | Path) -> World:
     """The world behind a simulated folder, rebuilt from ``simulation.toml`` to draw from again."""
     values = tomllib.loads(require_file(Path(folder) / "simulation.toml", "simulation").read_text())
+    # an older simulation says nothing of states: its cells had none
+    values["settings"].setdefault("states", {"strength": 0.0, "selective": 0.0})
     settings = SimulationSettings.load(base=values["settings"])
     return build_world(settings, seed=values["seed"])
 
@@ -241,6 +244,8 @@ knows:
 truth.h5ad             every cell type x compound: programmed log2 fold changes (logFC), \
 noise-free means (mean)
 truth_cells.h5ad       the withheld cells (B and Myeloid of all but the known compounds)
+truth_states.parquet   every cell's cycle_phase (radians; empty: at rest), activation, \
+maturation, subtype
 truth_pseudobulk.h5ad  sums of the true counts by plate, well and cell type, withheld ones included
 de_truth.parquet       the statistic of de_train.parquet for the rows of id_map.csv: what a \
 prediction is scored against
@@ -262,6 +267,9 @@ def _write_competition(world: World, folder: Path) -> None:
     zeros.reset_index().to_csv(folder / "sample_submission.csv", index=False)
     _write_multiome(world, folder)
     write_h5ad(world.truth(), folder / "truth.h5ad")
+    if world.programmes is not None:
+        states = pd.concat([world.obs(withheld=part)[list(STATES)] for part in (False, True)])
+        states.reset_index().to_parquet(folder / "truth_states.parquet", index=False)
     pseudobulk = _write_cells(world, folder)
     write_h5ad(pseudobulk, folder / "truth_pseudobulk.h5ad")
     # the organisers' own fit, over released and withheld wells alike

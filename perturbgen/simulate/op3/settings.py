@@ -44,7 +44,7 @@ class _PlateSettings(Settings):
 class _CellSettings(Settings):
     """How many cells of which type a well holds."""
 
-    per_well: Positive = 583  # expected cells of an unharmed well, all six types
+    per_well: Positive = 602  # expected cells of an unharmed well, all six types
     proportions: Annotated[dict[str, Share], AfterValidator(_six_types)] = Field(
         {
             "NK cells": 0.26,
@@ -124,9 +124,31 @@ class _EffectSettings(Settings):
     # Share of the compounds, the strongest ones, that kill cells. The real table lacks the CD8 rows
     # of its strongest compounds, which left no cells there.
     toxic_fraction: Share = 0.06
-    toxicity: NonNegative = 1.4  # mean log loss of cells under a toxic compound
+    toxicity: NonNegative = 1.3  # mean log loss of cells under a toxic compound
     mild_toxicity: NonNegative = 0.11  # mean log loss of cells under any other compound
     signature_rank: Count = 30  # real signatures are denoised to this many components
+
+
+class _StateSettings(Settings):
+    """What cells of one type differ by, and which compounds change what a well is made of."""
+
+    # SD of the log expression of a programme's genes per SD of the state; 0: cells have no states.
+    strength: NonNegative = 0.45
+    genes: Share = 0.15  # share of the genes that are in a programme
+    subtypes: Count = 3  # discrete kinds of a cell type
+    # Share of the cells that are in the cell cycle: of blood cells few.
+    cycling: Annotated[dict[str, Share], AfterValidator(_six_types)] = Field(
+        {
+            "NK cells": 0.04,
+            "T cells CD4+": 0.02,
+            "T cells CD8+": 0.03,
+            "T regulatory cells": 0.06,
+            "B cells": 0.02,
+            "Myeloid cells": 0.02,
+        }
+    )
+    selective: Share = 0.1  # share of the compounds that harm one cell type above the others
+    selectivity: NonNegative = 1.0  # their mean log loss of that cell type; 0: none is selective
 
 
 class _SourceSettings(Settings):
@@ -154,6 +176,7 @@ class SimulationSettings(Settings):
     depth: _DepthSettings = _DepthSettings()
     expression: _ExpressionSettings = _ExpressionSettings()
     effects: _EffectSettings = _EffectSettings()
+    states: _StateSettings = _StateSettings()
     source: _SourceSettings = _SourceSettings()
     files: _FileSettings = _FileSettings()
 

@@ -6,7 +6,6 @@ tables, which conditions are withheld, and what is true of each.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,8 +27,7 @@ from perturbgen.simulate.op3.settings import (
     WITHHELD_TYPES,
     SimulationSettings,
 )
-
-_log = logging.getLogger(__name__)
+from perturbgen.simulate.op3.states import Programmes, select_survivors
 
 # The competition's columns of a cell: where it is, and what was done to it.
 _PLACE: Final = ("library_id", "plate_name", "well", "row", "col", "cell_id", "donor_id")
@@ -64,7 +62,8 @@ class World:
       ``withheld``;
     * ``share`` (cell types x genes): baseline expression;
     * ``r`` (genes,): NB sizes;
-    * ``depth``: mean counts of a cell.
+    * ``depth``: mean counts of a cell;
+    * ``programmes``: the states of cells, where they have any.
     """
 
     settings: SimulationSettings
@@ -76,6 +75,7 @@ class World:
     effects: Effects
     noise: Noise
     groups: pd.DataFrame
+    programmes: Programmes | None
 
     @property
     def genes(self) -> list[str]:
@@ -136,7 +136,25 @@ class World:
         share, log_sd = self.group_share(group), self.settings.expression.well_log_sd
         share = _normalised(share * np.exp(rng.normal(0, log_sd, len(share))))
         size = row["depth"] * self._cell_factors(n, rng=rng)
-        return sample_nb_sparse(rng, size=size, share=share, r=self.r)
+        states = Stream.STATES.rng(self.seed, group, replicate)
+        return self._count(rng, row["cell_type"], size=size, share=share, states=states)
+
+    def _count(
+        self,
+        rng: np.random.Generator,
+        cell_type: str,
+        *,
+        size: np.ndarray,
+        share: np.ndarray,
+        states: np.random.Generator,
+    ) -> sparse.csr_array:
+        """Counts (cells, genes) of cells of these sizes; their states have their own stream."""
+        r, tilt = self.r, None
+        if self.programmes is not None:
+            r = self.programmes.r[CELL_TYPES.index(cell_type)]
+            scores = self.programmes.scores(cell_type, len(size), rng=states)
+            tilt = self.programmes.tilt(cell_type, scores)
+        return sample_nb_sparse(rng, size=size, share=share, r=r, tilt=tilt)
 
     def draw_untreated(
         self, cell_type: str, donor: str, *, n: int, rng: np.random.Generator
@@ -145,7 +163,8 @@ class World:
         log_effect = self.noise.donor[donor][CELL_TYPES.index(cell_type)]
         share = self.share.loc[cell_type] * np.exp(log_effect)
         size = self.depth * self._cell_factors(n, rng=rng)
-        return sample_nb_sparse(rng, size=size, share=_normalised(share.to_numpy()), r=self.r)
+        share = _normalised(share.to_numpy())
+        return self._count(rng, cell_type, size=size, share=share, states=rng)
 
     def _cell_factors(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         """How much deeper than their mean cells are sequenced (n,): log-normal, of mean one."""
@@ -198,8 +217,21 @@ class World:
         return obs[_OBS_COLUMNS]
 
     def obs(self, *, withheld: bool) -> pd.DataFrame:
-        """As :meth:`competition_obs`, indexed by ``obs_id``, with our columns added."""
-        return _with_our_columns(self.competition_obs(withheld=withheld))
+        """As :meth:`competition_obs`, indexed by ``obs_id``, with our columns and states added."""
+        obs = _with_our_columns(self.competition_obs(withheld=withheld))
+        return obs if self.programmes is None else obs.join(self._states(self.programmes, withheld))
+
+    def _states(self, programmes: Programmes, withheld: bool) -> pd.DataFrame:
+        """The states of the released or the withheld cells, by ``obs_id``."""
+        groups, first = self.groups, self._first_cells
+        parts = []
+        for group in np.flatnonzero((groups["withheld"] == withheld) & (groups["n_cells"] > 0)):
+            n, cell_type, compound = groups.loc[group, ["n_cells", *CONDITION_KEY]]
+            rng = Stream.STATES.rng(self.seed, group, 0)
+            scores = programmes.scores(cell_type, n, rng=rng)
+            part = programmes.table(cell_type, compound, scores)
+            parts.append(part.set_axis(pd.Index(self._cell_ids(int(first[group]), n))))
+        return pd.concat(parts)
 
     def samples(self, sums: Mapping[int, sparse.csr_array]) -> AnnData:
         """Pseudobulk samples x genes from the sums of groups, (1, genes) by the group's row.
@@ -230,6 +262,9 @@ class World:
         table = table.join(self.effects.compounds, on="sm_name")
         survival = self.effects.survival.rename_axis(index="cell_type", columns="sm_name").stack()
         table = table.join(pd.Series(survival, name="survival"), on=CONDITION_KEY)
+        if self.programmes is not None:
+            moved = self.programmes.moved.rename_axis(index="cell_type", columns="sm_name").stack()
+            table = table.join(pd.Series(moved, name="activation"), on=CONDITION_KEY)
         about = self.layout.compounds[["sm_lincs_id", "SMILES", "control"]]
         table = table.join(about, on="sm_name")
         return table.astype({"n_cells": int, "n_donors": int, "withheld": bool})
@@ -291,7 +326,7 @@ def _with_our_columns(obs: pd.DataFrame) -> pd.DataFrame:
 def build_world(settings: SimulationSettings, *, seed: int) -> World:
     """Decide everything but the counts."""
     layout = Layout.draw(settings, rng=Stream.LAYOUT.rng(seed))
-    settings = _agree_with_layout(settings, layout)
+    settings = layout.agreed(settings)
     path = settings.source.signatures
     signatures = read_drug_signatures(path) if path else None
     share = make_baseline(
@@ -304,26 +339,22 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
     effects = Effects.draw(
         list(layout.compounds.index), genes, settings, signatures, rng=Stream.EFFECTS.rng(seed)
     )
+    stress = effects.survival.unstack()
+    effects = select_survivors(effects, settings, rng=Stream.STATES.rng(seed))
     groups = count_cells(layout, effects.survival, settings, seed=seed)
     # the share of zeros asked for is the released file's
     released = groups[~groups["withheld"]].groupby("cell_type")["n_cells"].sum()
     # a key of its own: the stream without one is that of the noise below
     depth, r = solve_depth(share, released, settings, rng=Stream.NOISE.rng(seed, 1))
-    groups["depth"] = mean_depths(groups, depth, settings, seed=seed)
+    # what kills one cell type alone does not starve those of it that live
+    stressed = groups.assign(
+        survival=stress[pd.MultiIndex.from_frame(groups[CONDITION_KEY[::-1]])].to_numpy()
+    )
+    groups["depth"] = mean_depths(stressed, depth, settings, seed=seed)
     noise = Noise.draw(groups, share, settings, seed=seed)
-    return World(settings, seed, layout, share, r, depth, effects, noise, groups)
-
-
-def _agree_with_layout(settings: SimulationSettings, layout: Layout) -> SimulationSettings:
-    """Settings whose plates are those of the layout: a real one decides, not the preset."""
-    wells = layout.wells
-    found = {
-        "rows": wells["row"].nunique(),
-        # the controls have three columns, and the two positive ones are known in every cell type
-        "compound_columns": wells["col"].nunique() - 3,
-        "known_compounds": len(layout.known) - 2,
-        "lost_wells": int(wells["lost"].sum()),
-    }
-    if found != settings.plate.model_dump() and settings.source.layout:
-        _log.info("the layout decides: %s", ", ".join(f"{k} = {v}" for k, v in found.items()))
-    return settings.model_copy(update={"plate": settings.plate.model_copy(update=found)})
+    # its key is no group's: those have two numbers
+    rng = Stream.STATES.rng(seed, 0)
+    programmes = (
+        Programmes.draw(effects, r, settings, rng=rng) if settings.states.strength else None
+    )
+    return World(settings, seed, layout, share, r, depth, effects, noise, groups, programmes)
