@@ -34,6 +34,7 @@ FILES = {
     "truth_cells.h5ad",
     "truth_pseudobulk.h5ad",
     "de_truth.parquet",
+    "conditions.csv",
     "simulation.toml",
     "README.txt",
 }
