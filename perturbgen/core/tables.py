@@ -229,10 +229,28 @@ def open_parquet(
         if metadata.num_rows == 0:
             what = f"{path} has columns but no rows"
             raise InputError(what, expected="at least one row", cause=BROKEN)
+        _check_layout(path, metadata)
         # A buffered stream keeps memory small even when the whole file is one row group.
         how = {"read_dictionary": dictionary, "buffer_size": 1 << 20, "pre_buffer": False}
         # of files that have checksums; others are read as they are
         return pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True, **how)
+
+
+def _check_layout(path: Path, metadata: pq.FileMetaData) -> None:
+    """No column ends behind the beginning of the footer.
+
+    Where bytes are missing Arrow takes others for a page's size, and gigabytes of memory for them.
+    """
+    last = metadata.row_group(metadata.num_row_groups - 1).column(metadata.num_columns - 1)
+    begin = last.dictionary_page_offset or last.data_page_offset
+    end = begin + last.total_compressed_size
+    footer = path.stat().st_size - metadata.serialized_size - len("PAR1") - 4
+    if end > footer:
+        raise InputError(
+            f"{path} is damaged: its last column ends at byte {end:,}, its footer begins at "
+            f"{footer:,}",
+            **_ADVICE["parquet"],
+        )
 
 
 _Form = Literal["csv", "parquet", "h5ad"]

@@ -52,3 +52,12 @@ def test_a_changed_byte_of_a_page_is_no_other_number(tmp_path: Path) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match="CRC checksum"):
         read_frame(path)
+
+
+def test_a_parquet_that_lacks_bytes_is_told_before_its_pages_are_read(tmp_path: Path) -> None:
+    path = write_table(pd.DataFrame({"a": np.arange(100.0)}), tmp_path / "t.parquet")
+    content = path.read_bytes()
+    path.write_bytes(content[:200] + content[202:])
+    # Arrow may take what stands there for the size of a page, and gigabytes of memory
+    with pytest.raises(InputError, match="its last column ends at byte"):
+        read_frame(path)

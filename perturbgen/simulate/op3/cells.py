@@ -42,6 +42,7 @@ class Stream(IntEnum):
     COUNTS = 7
     EXCLUDED = 8
     MULTIOME = 9
+    WELLS = 10
 
     def rng(self, seed: int, *key: int) -> np.random.Generator:
         """A generator that depends on the seed, the stream and the key, not on what ran before."""
@@ -170,7 +171,8 @@ class Noise:
     """Log effects on genes, and the ambient RNA of each sequencing library, all labelled.
 
     ``donor`` (donor: (cell types, genes)), ``plate`` and ``library`` (name: (genes,)), ``ambient``
-    (library: profile (genes,), adding up to one), ``ambient_share`` (by library).
+    (library: profile (genes,), adding up to one), ``ambient_share`` (by library), ``vehicle``
+    (genes,): what all wells of the vehicle have in common.
     """
 
     donor: dict[str, np.ndarray]
@@ -178,6 +180,7 @@ class Noise:
     library: dict[str, np.ndarray]
     ambient: dict[str, np.ndarray]
     ambient_share: pd.Series
+    vehicle: np.ndarray
 
     @classmethod
     def draw(
@@ -208,6 +211,8 @@ class Noise:
             plate=effects(sorted(groups["plate_name"].unique()), expression.plate_log_sd, genes),
             library=effects(libraries, expression.row_log_sd, genes),
             ambient=dict(zip(weights.index, profiles, strict=True)),
+            # a stream of its own, so that no other number depends on whether it is drawn
+            vehicle=Stream.WELLS.rng(seed).normal(0, expression.vehicle_log_sd, genes),
         )
 
 
@@ -232,6 +237,23 @@ def sample_nb_sparse(
     matrix = sparse.coo_array((count, (cell, gene)), shape=(len(size), len(share))).tocsr()
     matrix.sort_indices()
     return matrix
+
+
+def sample_nb_total(
+    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
+) -> _Ints:
+    """The sum (genes,) of the cells that :func:`sample_nb_sparse` would draw, drawn directly.
+
+    It is drawn as NB with the mean and the variance of that sum: with S and Q the sums of ``size``
+    and of its squares, S p and S p + Q p^2 / r, which is the NB of size r S^2 / Q. Where all cells
+    are of one size the law itself is the same.
+    """
+    total, squares = size.sum(), (size**2).sum()
+    if not total:
+        return np.zeros(len(share), dtype=np.int32)
+    shape = np.minimum(r * (total**2 / squares), 1e12)  # beyond, no gamma differs from its mean
+    mean = rng.standard_gamma(shape) * (total * share / shape)
+    return rng.poisson(mean).astype(np.int32)
 
 
 def _gamma_poisson(

@@ -58,6 +58,7 @@ class _Options(TypedDict, total=False):
 
     baseline: str | Path | None
     signatures: str | Path | None
+    effects: str | Path | None
     layout: str | Path | None
     config: str | Path | None
     overrides: Sequence[str]
@@ -93,10 +94,10 @@ def simulate(
 ) -> SimulatedExperiment | Path:
     """Simulate the OP3 experiment; with ``out``, write the competition's files and return it.
 
-    ``preset`` is ``tiny``, ``small`` or ``op3`` (or settings made before, which nothing then
-    changes). ``baseline``, ``signatures`` and ``layout`` name real data that replace invented
-    parts; ``config`` is a TOML file, ``overrides`` are ``a.b=value``. ``force`` replaces an older
-    simulation at ``out``, which appears only when all of it is written.
+    ``preset`` is ``tiny``, ``small``, ``op3`` or ``op3_2025`` (or settings made before, which
+    nothing then changes). ``baseline``, ``signatures``, ``effects`` and ``layout`` name real data
+    that replace invented parts; ``config`` is a TOML file, ``overrides`` are ``a.b=value``.
+    ``force`` replaces an older simulation at ``out``, which appears only when all of it is written.
     """
     unknown = sorted(set(options) - set(_Options.__annotations__))
     if unknown:
@@ -111,6 +112,7 @@ def simulate(
             sources={
                 "baseline": options.get("baseline"),
                 "signatures": options.get("signatures"),
+                "effects": options.get("effects"),
                 "layout": options.get("layout"),
             },
         )

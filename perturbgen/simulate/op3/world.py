@@ -19,9 +19,17 @@ from scipy import sparse
 
 from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
-from perturbgen.simulate.op3.cells import Noise, Stream, count_cells, mean_depths, sample_nb_sparse
+from perturbgen.simulate.op3.cells import (
+    Noise,
+    Stream,
+    count_cells,
+    mean_depths,
+    sample_nb_sparse,
+    sample_nb_total,
+)
 from perturbgen.simulate.op3.effects import Effects, read_drug_signatures
 from perturbgen.simulate.op3.layout import Layout
+from perturbgen.simulate.op3.measured import read_measured_effects
 from perturbgen.simulate.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
@@ -89,9 +97,11 @@ class World:
 
     @property
     def kind(self) -> str:
-        """``semi-real`` where real baselines or signatures went in, else ``simulated``."""
+        """``semi-real`` where real baselines, signatures or effects went in, else ``simulated``."""
         source = self.settings.source
-        return "semi-real" if source.baseline or source.signatures else "simulated"
+        return (
+            "semi-real" if source.baseline or source.signatures or source.effects else "simulated"
+        )
 
     @property
     def metadata(self) -> dict[str, str | int | float]:
@@ -121,6 +131,8 @@ class World:
         noise, library = self.noise, row["library_id"]
         donor = noise.donor[row["donor_id"]][CELL_TYPES.index(row["cell_type"])]
         log_effect = donor + noise.plate[row["plate_name"]] + noise.library[library]
+        if row["sm_name"] == self.layout.vehicle:
+            log_effect = log_effect + noise.vehicle
         expected = self.expected_share(row["cell_type"], row["sm_name"])
         own = _normalised(expected * np.exp(log_effect))
         ambient = float(noise.ambient_share[library])
@@ -130,13 +142,46 @@ class World:
         self, group: int, *, replicate: int = 0, n_cells: int | None = None
     ) -> sparse.csr_array:
         """Counts (cells, genes) of a well and cell type; a ``replicate`` is another draw of it."""
+        rng, share, size = self._before_counting(group, replicate, n_cells)
+        return sample_nb_sparse(rng, size=size, share=share, r=self.r)
+
+    def draw_total(self, group: int, *, replicate: int = 0) -> sparse.csr_array:
+        """The sum (1, genes) of a well and cell type, without its cells: a hundredth of the time.
+
+        The well's effects and its cells' depths are those of :meth:`draw`; the counts are others.
+        """
+        rng, share, size = self._before_counting(group, replicate)
+        total = sample_nb_total(rng, size=size, share=share, r=self.r)
+        return sparse.csr_array(total.reshape(1, -1))
+
+    def _before_counting(
+        self, group: int, replicate: int, n_cells: int | None = None
+    ) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+        """The generator of a draw, the share of every gene in it, and the depth of every cell."""
         row = self.groups.iloc[group]
         n = int(row["n_cells"]) if n_cells is None else n_cells
         rng = Stream.COUNTS.rng(self.seed, group, replicate)
-        share, log_sd = self.group_share(group), self.settings.expression.well_log_sd
-        share = _normalised(share * np.exp(rng.normal(0, log_sd, len(share))))
-        size = row["depth"] * self._cell_factors(n, rng=rng)
-        return sample_nb_sparse(rng, size=size, share=share, r=self.r)
+        log_effect = rng.normal(0, self.settings.expression.well_log_sd, len(self.r))
+        log_effect += self._well_effect(group, replicate)
+        share = _normalised(self.group_share(group) * np.exp(log_effect))
+        return rng, share, row["depth"] * self._cell_factors(n, rng=rng)
+
+    def _well_effect(self, group: int, replicate: int) -> np.ndarray | float:
+        """Log effects (genes,) that all cell types of a well have in common: they are one tube."""
+        about, varies = self.settings.expression, self.settings.effects.well_log_sd
+        log_effect: np.ndarray | float = 0.0
+        # a well's groups are neighbours; the streams are the well's own, so that they agree
+        key = (group // len(CELL_TYPES), replicate)
+        if about.tube_log_sd:
+            rng, spread = Stream.WELLS.rng(self.seed, *key), about.tube_spread
+            log_sd = about.tube_log_sd * np.exp(rng.normal(-(spread**2), spread))
+            log_effect = rng.normal(0, log_sd, len(self.r))
+        row = self.groups.iloc[group]
+        if varies and row["sm_name"] != self.layout.vehicle:
+            factor = np.exp(Stream.WELLS.rng(self.seed, *key, 1).normal(-(varies**2) / 2, varies))
+            i, j = CELL_TYPES.index(row["cell_type"]), self.compound_index[row["sm_name"]]
+            log_effect += (factor - 1) * np.log(2) * self.effects.log2_fold_change[i, j]
+        return log_effect
 
     def draw_untreated(
         self, cell_type: str, donor: str, *, n: int, rng: np.random.Generator
@@ -300,10 +345,11 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
         preferred=signatures.genes if signatures else (),
         rng=Stream.BASELINE.rng(seed),
     )
-    genes = list(share.columns)
-    effects = Effects.draw(
-        list(layout.compounds.index), genes, settings, signatures, rng=Stream.EFFECTS.rng(seed)
-    )
+    source = settings.source.effects
+    measured = read_measured_effects(source) if source else None
+    rng = Stream.EFFECTS.rng(seed)
+    compounds = list(layout.compounds.index)
+    effects = Effects.draw(compounds, share, settings, signatures, measured, rng=rng)
     groups = count_cells(layout, effects.survival, settings, seed=seed)
     # the share of zeros asked for is the released file's
     released = groups[~groups["withheld"]].groupby("cell_type")["n_cells"].sum()
