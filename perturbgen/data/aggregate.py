@@ -145,7 +145,7 @@ def layout_of(obs: pd.DataFrame) -> pd.Series:
     table = pd.crosstab(obs["compound"].astype(str), obs["plate"].astype(str)) > 0
     # what is on every plate (controls) would join plates of different compounds
     own = table[~table.all(axis=1)].astype(int)
-    linked = connected_components((own @ own.T).to_numpy())[1] if len(own) else []
+    linked: Any = connected_components((own @ own.T).to_numpy())[1] if len(own) else []
     library = pd.Series(linked, own.index).astype(str).reindex(table.index, fill_value="")
     rows = obs["row"].astype(str).groupby(obs["compound"].astype(str)).unique()
     return library + rows.map(sorted).map("".join)
