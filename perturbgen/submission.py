@@ -24,7 +24,8 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, UserError, shorten, suggest
 from perturbgen.core.files import atomic_path, check_output, require_file
-from perturbgen.core.tables import open_h5ad, read_frame, require_columns, with_compound
+from perturbgen.core.h5ad import open_h5ad, write_h5ad
+from perturbgen.core.tables import read_frame, require_columns, with_compound
 
 _log = logging.getLogger(__name__)
 
@@ -101,16 +102,16 @@ def write(
     if path.suffix == ".h5ad":
         for finding in _about_findings(about or {}):
             _log.warning("%s", finding)
-    with atomic_path(path) as part:
-        if path.suffix == ".csv":
+    if path.suffix == ".csv":
+        with atomic_path(path) as part:
             _write_csv(values, ids["id"].to_numpy(), genes, part)
-        else:
-            from anndata import AnnData
+        return path
+    from anndata import AnnData
 
-            obs = ids.set_axis(ids["id"].rename("index"))
-            var = pd.DataFrame(index=pd.Index(genes, name="gene"))
-            layers = {_LAYER: values}
-            AnnData(obs=obs, var=var, layers=layers, uns=dict(about or {})).write_h5ad(part)
+    obs = ids.set_axis(ids["id"].rename("index"))
+    var = pd.DataFrame(index=pd.Index(genes, name="gene"))
+    adata = AnnData(obs=obs, var=var, layers={_LAYER: values}, uns=dict(about or {}))
+    write_h5ad(adata, path, packed=False)
     return path
 
 

@@ -11,6 +11,7 @@ import typer
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
+from perturbgen.core.export import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -55,7 +56,7 @@ def main(
     rows = [summary(name, table) for name, table in compounds.items()]
     show_table(rows, title=f"{data.name}: {len(compounds[SHOWN])} compounds against DMSO")
     out.mkdir(parents=True, exist_ok=True)
-    pd.concat(compounds, names=["correction"]).to_csv(out / "compounds.csv")
+    write_table(pd.concat(compounds, names=["correction"]), out / "compounds.csv", index=True)
     say(f"wrote {report(data.name, rows, compounds).write(out / 'report.html')}")
 
 

@@ -11,6 +11,7 @@ import typer
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
+from perturbgen.core.export import write_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -157,7 +158,7 @@ def run(
         rng=rng,
     )
     out.mkdir(parents=True, exist_ok=True)
-    scores.to_csv(out / "scores.csv", index=False)
+    write_table(scores, out / "scores.csv")
     page = opening(pairs, what, found, scores, protocol, rng)
     if pairs.meta["moa"].notna().any():
         mechanisms(page, pairs, settings[OURS], protocol, rng)

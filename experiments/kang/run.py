@@ -25,6 +25,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import say, show_table, track
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path, require_file, slug
 from perturbgen.predict import Wells
 
@@ -153,7 +154,7 @@ def main(
         for row in fold_rows(settings, fold, real.loc[fold.condition[0]], found)
     ]
     show_table(rows, title=f"hidden stimulated cells, {seeds} seeds", as_json=as_json)
-    pd.DataFrame(rows).to_csv(out / "scores.csv", index=False)
+    write_table(pd.DataFrame(rows), out / "scores.csv")
     summarise(settings, rows, as_json=as_json)
     predicted = {
         (kind, NAMES[model]): results[0].t["plug-in t"] for (kind, model), results in found.items()

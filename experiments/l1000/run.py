@@ -27,6 +27,7 @@ from transfer import transfer_rows
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table, track
 from perturbgen.core.errors import ConfigError
+from perturbgen.core.export import write_table
 
 if TYPE_CHECKING:
     from perturbgen.l1000.embedder import EmbedSettings
@@ -124,7 +125,7 @@ def main(
             )
     table = pd.DataFrame(rows)
     out.mkdir(parents=True, exist_ok=True)
-    table.to_csv(out / f"{what}.csv", index=False)
+    write_table(table, out / f"{what}.csv")
     show_table(
         summary(table), title=f"{what}: compounds never trained on, mean and SD over {seeds} seeds"
     )

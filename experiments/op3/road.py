@@ -20,6 +20,7 @@ from pydantic import Field
 from perturbgen.core.config import Settings, merge
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, shorten
+from perturbgen.core.export import write_table
 from perturbgen.generate import Route
 from perturbgen.predict import Estimator
 
@@ -161,7 +162,6 @@ def predict_rows(challenge: Challenge, settings: ChallengeSettings, out: Path) -
     Runs lie under ``out/runs``; what was trained before is taken. ``out/predictions.parquet`` is
     written.
     """
-    from perturbgen.core.files import atomic_path
     from perturbgen.predict import PredictSettings, predict
 
     full, calibration = (train(challenge, settings, out, withhold=w) for w in (False, True))
@@ -177,8 +177,8 @@ def predict_rows(challenge: Challenge, settings: ChallengeSettings, out: Path) -
         factors = found.shrinkage[settings.estimator].factors.round(2)
         log.info("factors by expression level\n%s", factors)
     values = found.values[settings.estimator]
-    with atomic_path(out / "predictions.parquet") as part:
-        values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+    labelled = values.rename_axis(["cell_type", "sm_name"]).reset_index()
+    write_table(labelled, out / "predictions.parquet")
     return values
 
 

@@ -88,7 +88,7 @@ def _all_cells(folder: Path) -> AnnData:
     """Released and withheld cells, their T cells of one type."""
     import anndata
 
-    from perturbgen.core.tables import open_h5ad
+    from perturbgen.core.h5ad import open_h5ad
     from perturbgen.data import read_competition
 
     released, withheld = read_competition(folder), open_h5ad(folder / "truth_cells.h5ad")

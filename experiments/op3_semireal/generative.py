@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from seed_way import seed_ways
 
+from perturbgen.core.export import PARQUET
 from perturbgen.core.files import atomic_path
 from perturbgen.predict import PredictSettings, predict
 
@@ -118,6 +119,6 @@ def kept(path: Path, make: Callable[[], Predictions]) -> dict[str, pd.DataFrame]
     if not path.exists():
         table = pd.concat(make(), names=["prediction"]).astype(np.float32)
         with atomic_path(path) as part:
-            table.reset_index().to_parquet(part, index=False)
+            table.reset_index().to_parquet(part, index=False, **PARQUET)
     table = pd.read_parquet(path).set_index(["prediction", *KEY]).astype(float)
     return {str(name): table.loc[name] for name in table.index.get_level_values(0).unique()}

@@ -30,6 +30,7 @@ from perturbgen.cli.doctor import data_folder
 from perturbgen.core.config import Settings
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path, require_folder
 from perturbgen.core.runs import create_run
 from perturbgen.generate import CellSampler
@@ -102,7 +103,7 @@ def main(
         truth, predictions = one_seed(settings, run / f"seed-{seed}", seed)
         ratios[seed] = {name: mrrmse(values, truth) for name, values in predictions.items()}
     scores = pd.DataFrame(ratios)
-    scores.rename_axis("prediction").to_csv(run / "scores.csv")
+    write_table(scores.rename_axis("prediction"), run / "scores.csv", index=True)
     title = f"MRRMSE on the withheld conditions, preset {settings.preset}; ratio is to zeros"
     show_table(score_rows(scores), title=title, as_json=as_json)
     if not as_json:

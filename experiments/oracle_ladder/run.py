@@ -29,6 +29,7 @@ from scipy import sparse
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
+from perturbgen.core.export import PARQUET
 from perturbgen.core.files import atomic_path, check_output
 from perturbgen.de import DETable, flavour_table
 from perturbgen.predict import Shrinkage, average_t, expression_levels, plug_in_t
@@ -137,7 +138,7 @@ def climb(world: World, *, oracle: Path | None = None) -> dict[str, float]:
             .rename_axis(["cell_type", "sm_name"])
         )
         with atomic_path(oracle) as part:
-            best.reset_index().to_parquet(part, index=False)
+            best.reset_index().to_parquet(part, index=False, **PARQUET)
     return {name: mrrmse(values.loc[bench.wanted], bench.truth) for name, values in rungs.items()}
 
 

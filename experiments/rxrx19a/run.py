@@ -12,6 +12,7 @@ import typer
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import say, show_table
+from perturbgen.core.export import write_table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -72,7 +73,7 @@ def main(
         best.to_dict("records"), title=f"{int((hits['q'] < 0.05).sum())} drugs with q < 0.05"
     )
     out.mkdir(parents=True, exist_ok=True)
-    hits.to_csv(out / "hits.csv", index=False)
+    write_table(hits, out / "hits.csv")
     say(
         f"wrote {out / 'hits.csv'} and "
         f"{report(compared, gate, hits, data).write(out / 'report.html')}"

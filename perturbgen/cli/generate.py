@@ -12,7 +12,8 @@ from perturbgen.cli.data import load
 from perturbgen.cli.options import Columns, Device, Json, Layer, Overrides, RunFolder, Seed, Vehicle
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import InputError
-from perturbgen.core.files import atomic_path, check_output, require_writable
+from perturbgen.core.export import write_table
+from perturbgen.core.files import check_output, require_writable
 
 CellsFile = Annotated[
     Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")
@@ -104,10 +105,7 @@ def _samplers(
         tables["predicted.csv"] = wells.join(quantiles)
     # Written last: wells that cannot be foretold leave nothing behind.
     written = [sampler.save(out / "sampler.npz")]
-    for name, frame in tables.items():
-        with atomic_path(out / name) as part:
-            frame.to_csv(part, index=False)
-        written.append(out / name)
+    written += [write_table(frame, out / name) for name, frame in tables.items()]
     summary = summarise(scores)
     if plots:
         title = "Samplers of cells and library sizes"

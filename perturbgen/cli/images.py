@@ -15,6 +15,7 @@ from perturbgen.cli import images_network
 from perturbgen.cli.options import Json, Seed, Verbs, listed, opened_profiles
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError, suggest
+from perturbgen.core.export import write_table
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
@@ -272,7 +273,6 @@ def _hits(
     check_output(out, ".csv")
     import numpy as np
 
-    from perturbgen.core.files import atomic_path
     from perturbgen.images.hits import centred_wells, hit_table, score_wells
 
     with _open_source(source) as raw:
@@ -289,8 +289,7 @@ def _hits(
         draws=draws,
         rng=np.random.default_rng(seed),
     )
-    with atomic_path(out) as part:
-        table.to_csv(part, index=False)
+    write_table(table, out)
     best = (
         table.groupby(listed(within), sort=False).head(top) if listed(within) else table.head(top)
     )

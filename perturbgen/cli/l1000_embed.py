@@ -23,6 +23,7 @@ from perturbgen.cli.options import (
 )
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.export import write_table
 from perturbgen.core.files import check_output, staged
 
 if TYPE_CHECKING:
@@ -246,7 +247,7 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
     tables |= {f"probe_{slug(name)}": table for name, table in judged.probes.items()}
     with staged(out) as folder:
         for name, table in tables.items():
-            table.to_parquet(folder / f"{name}.parquet")
+            write_table(table, folder / f"{name}.parquet", index=None)
         judged.page(embedder, groups, title=title).write(folder / "report.html")
     return [*(f"{name}.parquet" for name in tables), "report.html"]
 

@@ -130,11 +130,10 @@ def records(table: pd.DataFrame, name: str) -> list[dict[str, Any]]:
 
 def write_predictions(values: pd.DataFrame, path: Path) -> None:
     """A parquet file of cell_type, sm_name and the genes, which reads as de_train.parquet does."""
-    from perturbgen.core.files import atomic_path
+    from perturbgen.core.export import write_table
 
-    with atomic_path(path) as part:
-        # the competition's words, which submit, score and other programs read
-        values.rename_axis(["cell_type", "sm_name"]).reset_index().to_parquet(part, index=False)
+    # the competition's words, which submit, score and other programs read
+    write_table(values.rename_axis(["cell_type", "sm_name"]).reset_index(), path)
 
 
 @contextmanager

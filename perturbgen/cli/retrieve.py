@@ -19,6 +19,7 @@ from perturbgen.cli.options import (
 )
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.export import write_table
 from perturbgen.core.files import staged
 
 if TYPE_CHECKING:
@@ -147,8 +148,8 @@ def _retrieve(
         lead = f"{source.name}, {features}: rows with the same {same}, by {similarity.value}."
         page = retrieval_page(result, title=f"Retrieval of {same}", lead=lead, controls=checks)
         with staged(out) as folder:
-            result.queries.to_parquet(folder / "queries.parquet")
-            result.groups.to_parquet(folder / "groups.parquet")
+            write_table(result.queries, folder / "queries.parquet", index=None)
+            write_table(result.groups, folder / "groups.parquet", index=None)
             page.write(folder / "report.html")
         if not as_json:
             say(f"wrote {out}/queries.parquet, groups.parquet and report.html")
@@ -196,8 +197,8 @@ def _list_neighbours(
     show_table(shown, title=f"{source}: {k} nearest by {similarity.value}", as_json=as_json)
     if out is not None:
         with staged(out) as folder:
-            table.to_parquet(folder / "neighbours.parquet")
-            groups.to_parquet(folder / "groups.parquet")
+            write_table(table, folder / "neighbours.parquet", index=None)
+            write_table(groups, folder / "groups.parquet", index=None)
         if not as_json:
             say(f"wrote {out}/neighbours.parquet and groups.parquet")
 

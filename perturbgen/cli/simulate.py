@@ -16,13 +16,16 @@ def _simulate(
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
     ],
     preset: Annotated[
-        str, typer.Option(help="tiny (seconds), small (a minute) or op3 (the real size).")
+        str, typer.Option(help="tiny (seconds), small (a minute), op3 (the real size) or op3_2025.")
     ] = "tiny",
     seed: Seed = 0,
     baseline: Annotated[
         Path | None, typer.Option(help="CSV of real baseline means, cell types x genes.")
     ] = None,
     signatures: Annotated[Path | None, typer.Option(help="NPZ of real drug signatures.")] = None,
+    effects: Annotated[
+        Path | None, typer.Option(help="CSV of how strong real compounds are: sm_name, conserved.")
+    ] = None,
     layout: Annotated[
         Path | None, typer.Option(help="Folder of the real compounds, wells and rows.")
     ] = None,
@@ -45,7 +48,7 @@ def _simulate(
     from perturbgen.simulate import preset_settings, simulate
 
     # real sources make the experiment semi-real; each may be given alone
-    sources = {"baseline": baseline, "signatures": signatures, "layout": layout}
+    sources = {"baseline": baseline, "signatures": signatures, "layout": layout, "effects": effects}
     settings = preset_settings(preset, config=config, overrides=overrides or (), sources=sources)
     if dry_run:
         show_settings(settings, as_json=as_json)

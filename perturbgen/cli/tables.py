@@ -221,7 +221,7 @@ def _de(
     Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet
     --verify 200[/bold]
     """
-    from perturbgen.core.tables import open_h5ad
+    from perturbgen.core.h5ad import open_h5ad
     from perturbgen.data import take_layer
 
     if out is not None:

@@ -12,6 +12,7 @@ import pandas as pd
 
 from perturbgen.compare.assemble import Comparison
 from perturbgen.core.errors import InputError
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path
 from perturbgen.evaluate import ScorecardText, markdown_table, report_page
 
@@ -39,8 +40,7 @@ def write_outputs(
         part.write_text(text + "\n", encoding="utf-8")
     # The name that earlier versions gave to the table of jobs.
     paths.append(out / "cells.csv")
-    with atomic_path(paths[-1]) as part:
-        found.jobs.to_csv(part, index=False)
+    write_table(found.jobs, paths[-1])
     if report:
         paths.insert(1, _write_report(found, out / report, title, links))
     failures = out / "failures.txt"

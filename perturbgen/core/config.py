@@ -36,6 +36,10 @@ class Settings(BaseModel):
         kinds = set(_leaves(cls.model_fields[str(about.field_name)].annotation))
         words = [word for kind in kinds for word in get_args(kind)]  # of a Literal
         if kinds & {int, float} and type(value) in {bool, str} - kinds and value not in words:
+            if words and not isinstance(value, bool):
+                raise ValueError(
+                    f"a number without quotes or a word is expected ({suggest(value, words)})"
+                )
             raise ValueError("a number is expected, without quotes")
         return value
 

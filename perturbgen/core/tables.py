@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import csv
 import gzip
-import warnings
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
@@ -21,9 +20,6 @@ import pyarrow.parquet as pq
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import BROKEN, require_file, require_folder
-
-if TYPE_CHECKING:
-    from anndata import AnnData
 
 CONDITION: Final = ("cell_type", "compound")
 VEHICLE: Final = "Dimethyl Sulfoxide"
@@ -233,94 +229,28 @@ def open_parquet(
         if metadata.num_rows == 0:
             what = f"{path} has columns but no rows"
             raise InputError(what, expected="at least one row", cause=BROKEN)
+        _check_layout(path, metadata)
         # A buffered stream keeps memory small even when the whole file is one row group.
         how = {"read_dictionary": dictionary, "buffer_size": 1 << 20, "pre_buffer": False}
-        return pq.ParquetFile(path, metadata=metadata, **how)
+        # of files that have checksums; others are read as they are
+        return pq.ParquetFile(path, metadata=metadata, page_checksum_verification=True, **how)
 
 
-def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
-    """The file in memory, or its matrices on disk; repeated ids pass: the schema names them."""
-    import anndata
+def _check_layout(path: Path, metadata: pq.FileMetaData) -> None:
+    """No column ends behind the beginning of the footer.
 
-    path = require_file(path, "h5ad file")
-    with reading(path, "h5ad"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=".*names are not unique")
-        warnings.filterwarnings("ignore", message=".*was written without encoding metadata")
-        _check_structure(path)
-        adata = anndata.read_h5ad(path, backed="r" if backed else None)
-    if not backed:
-        raw = {} if adata.raw is None else {"raw/X": adata.raw.X}
-        named = {"X": adata.X, **raw, **adata.layers, **adata.obsm, **adata.varm}
-        for name, matrix in {**named, **adata.obsp, **adata.varp}.items():
-            require_sound(matrix, f"{path}: {name}")
-    return adata
-
-
-def require_sound(matrix: Any, where: str) -> None:
-    """A sparse matrix names only rows and columns that it has; others pass.
-
-    Compiled kernels read and write where its indices say, so it is asked before any sees it.
+    Where bytes are missing Arrow takes others for a page's size, and gigabytes of memory for them.
     """
-    if getattr(matrix, "format", None) not in ("csr", "csc"):
-        return
-    try:
-        matrix.check_format(full_check=True)
-    except ValueError as error:
-        raise _damaged(where, str(error)) from None
-
-
-def _damaged(where: str, what: str) -> InputError:
-    return InputError(
-        f"{where} is damaged: {what}",
-        expected="a sparse matrix whose indices lie within its shape",
-        cause="bytes that changed in a copy, or a program that wrote a wrong matrix",
-        fix="fetch or write the file again",
-    )
-
-
-def _check_structure(path: Path) -> None:
-    """Everything is in this file, and no sparse matrix in it has more entries than its rows say."""
-    import h5py
-
-    with h5py.File(path, "r") as file:
-        for name in ("obs", "var"):  # anndata would make one up, without labels
-            if name not in file:
-                raise InputError(f"{path} has no {name}", expected="a file that AnnData wrote")
-        groups: list[h5py.Group] = [file]
-        seen: set[int] = set()
-        while groups:
-            group = groups.pop()
-            place = h5py.h5o.get_info(group.id).addr
-            if place in seen:  # a damaged or made-up file may hold itself, without end
-                continue
-            seen.add(place)
-            if group.attrs.get("encoding-type") in ("csr_matrix", "csc_matrix"):
-                _check_lengths(group, path)
-            for name in group:
-                # a soft link leads to what is looked at anyway
-                link = group.get(name, getlink=True)
-                if isinstance(link, h5py.SoftLink):
-                    continue
-                item = None if isinstance(link, h5py.ExternalLink) else group[name]
-                if isinstance(item, h5py.Group):
-                    groups.append(item)
-                elif item is None or (
-                    isinstance(item, h5py.Dataset) and (item.external or item.is_virtual)
-                ):
-                    raise InputError(
-                        f"{path}: {group.name.rstrip('/')}/{name} lies in another file",
-                        expected="an h5ad that holds all of its data",
-                        fix="write it once more with anndata",
-                    )
-
-
-def _check_lengths(group: Any, path: Path) -> None:
-    # scipy cuts off what lies behind the last row, without a word
-    data, indices, ends = (len(group[name]) for name in ("data", "indices", "indptr"))
-    last = int(group["indptr"][-1]) if ends else -1
-    if not data == indices == last:
-        found = f"{data:,} values, {indices:,} indices, and rows that end at {last:,}"
-        raise _damaged(f"{path}: {group.name.strip('/')}", found)
+    last = metadata.row_group(metadata.num_row_groups - 1).column(metadata.num_columns - 1)
+    begin = last.dictionary_page_offset or last.data_page_offset
+    end = begin + last.total_compressed_size
+    footer = path.stat().st_size - metadata.serialized_size - len("PAR1") - 4
+    if end > footer:
+        raise InputError(
+            f"{path} is damaged: its last column ends at byte {end:,}, its footer begins at "
+            f"{footer:,}",
+            **_ADVICE["parquet"],
+        )
 
 
 _Form = Literal["csv", "parquet", "h5ad"]

@@ -1,6 +1,7 @@
 """What lies between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
 
-from perturbgen.data.aggregate import groups_of, pseudobulk
+from perturbgen.core.h5ad import write_h5ad
+from perturbgen.data.aggregate import groups_of, layout_of, pseudobulk
 from perturbgen.data.backing import SparseRows
 from perturbgen.data.covariates import (
     CovariateEncoder,
@@ -9,7 +10,7 @@ from perturbgen.data.covariates import (
     read_smiles,
     require_same_genes,
 )
-from perturbgen.data.h5ad import SparseH5ad, read_h5ad, take_layer, write_h5ad
+from perturbgen.data.h5ad import SparseH5ad, read_h5ad, take_layer
 from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
     is_gene,

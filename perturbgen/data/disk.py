@@ -15,7 +15,7 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, SchemaError, suggest
 from perturbgen.core.files import require_file, require_folder
-from perturbgen.core.tables import require_sound
+from perturbgen.core.h5ad import open_hdf5, require_sound
 from perturbgen.data.backing import Backing, IntArray, MemoryBacking
 
 if TYPE_CHECKING:
@@ -155,10 +155,8 @@ def _open_root(path: Path) -> Iterator[Any]:
 
         yield zarr.open_group(require_folder(path, "zarr store"), mode="r")
         return
-    import h5py
-
     try:
-        file = h5py.File(require_file(path, "h5ad file"), "r")
+        file = open_hdf5(require_file(path, "h5ad file"))
     except OSError as error:
         what = f"{path} is no readable HDF5 file: {error}"
         raise InputError(what, cause="a truncated copy or download") from None

@@ -23,13 +23,12 @@ A column map says which of the file's columns is which of ours. As TOML::
 from __future__ import annotations
 
 import errno
-import io
 import os
 import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -41,13 +40,10 @@ from scipy import sparse
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
-from perturbgen.core.files import atomic_path
-from perturbgen.core.tables import CONDITION, open_h5ad, require_columns
+from perturbgen.core.h5ad import HDF5_VERSIONS, open_h5ad, write_h5ad
+from perturbgen.core.tables import CONDITION, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.schema import COLUMNS, with_our_columns
-
-if TYPE_CHECKING:
-    from typing_extensions import Buffer
 
 _RAW = "raw"
 _MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
@@ -185,54 +181,6 @@ def _extract_column(values: pd.Series, rule: _ExtractRule, ours: str) -> Any:
     return found
 
 
-def write_h5ad(adata: AnnData, path: str | Path) -> None:
-    """Write an h5ad file (gzip, level 1), under its final name only when it is whole."""
-    compression = {"compression": "gzip", "compression_opts": 1}
-    with atomic_path(path) as part, _PatientFile(part, "w+") as file:
-        try:
-            with h5py.File(file, "w") as root:
-                write_elem(root, "/", adata, dataset_kwargs=compression)
-        finally:
-            if file.failure is not None:
-                raise file.failure
-
-
-class _PatientFile(io.FileIO):
-    """A file that remembers the first failure to write, and ignores what follows.
-
-    HDF5 crashes the interpreter when a flush fails while it closes a file, so it must never see one
-    fail.
-    """
-
-    failure: OSError | None = None
-
-    def write(self, data: Buffer) -> int:
-        """Write, or remember why that was impossible."""
-        view = memoryview(data).cast("B")
-        done = 0
-        try:
-            while self.failure is None and done < len(view):
-                done += super().write(view[done:])
-        except OSError as error:
-            self.failure = error
-        return len(view)
-
-    def truncate(self, size: int | None = None) -> int:
-        """Set the size, or remember why that was impossible."""
-        try:
-            return super().truncate(size)
-        except OSError as error:
-            self.failure = self.failure or error
-            return size or 0
-
-    def readinto(self, buffer: Buffer) -> int:
-        """Read back; what could not be written reads as zeros."""
-        view = memoryview(buffer).cast("B")
-        found = super().readinto(view) or 0
-        view[found:] = bytes(len(view) - found)
-        return len(view)
-
-
 class SparseH5ad:
     """Appends CSR rows to ``X`` of a new file whose obs, var and uns are known beforehand."""
 
@@ -242,12 +190,12 @@ class SparseH5ad:
         self._path = path
         _require_disk_space(path, sum(int(t.memory_usage(deep=True).sum()) for t in (obs, var)))
         # X is made by hand: anndata's own would be written whole, and could not grow.
-        AnnData(obs=obs, var=var, uns=dict(uns)).write_h5ad(path)
-        self._file = h5py.File(path, "r+")
+        write_h5ad(AnnData(obs=obs, var=var, uns=dict(uns)), path)
+        self._file = h5py.File(path, "r+", libver=HDF5_VERSIONS)
         if "X" in self._file:
             del self._file["X"]
         empty = sparse.csr_matrix(np.zeros((0, len(var)), dtype=np.int32))
-        chunked = {"chunks": (65536,), "compression": "lzf"}
+        chunked = {"chunks": (65536,), "compression": "lzf", "fletcher32": True}
         write_elem(self._file, "X", empty, dataset_kwargs=chunked)
 
     def __enter__(self) -> SparseH5ad:

@@ -12,7 +12,8 @@ import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.core.tables import VEHICLE, conditions_of, open_h5ad, reading, require_columns
+from perturbgen.core.h5ad import open_h5ad, open_hdf5
+from perturbgen.core.tables import VEHICLE, conditions_of, reading, require_columns
 from perturbgen.data.counts import to_counts
 from perturbgen.data.h5ad import take_layer
 from perturbgen.data.schema import KAGGLE_COLUMNS, with_our_columns
@@ -97,10 +98,8 @@ def read_openproblems(
 
 def is_openproblems(path: str | Path) -> bool:
     """Whether an h5ad file has the benchmark's obs columns, from its header alone."""
-    import h5py
-
     path = require_file(path, "h5ad file")
-    with reading(path, "h5ad"), h5py.File(path) as file:
+    with reading(path, "h5ad"), open_hdf5(path) as file:
         return {"sm_name", "cell_type"} <= set(file["obs"]) and "compound" not in file["obs"]
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
+from perturbgen.core.export import csv_text
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.stats import deal
 from perturbgen.core.tables import CONDITION, conditions_of
@@ -47,10 +48,14 @@ class Split:
         return self.parts.index[self.parts == part]
 
     def write(self, path: str | Path) -> None:
-        """Save as CSV, with its kind in a first line that begins with ``#``."""
+        """Save as CSV, with its kind in a first line that begins with ``#``.
+
+        Names are joined by, so they stand as they are, even where a spreadsheet would compute them.
+        """
         header = json.dumps({"kind": self.kind, "apart": self.apart})
         with atomic_path(path) as part:
-            part.write_text(f"# {header}\n" + self.parts.rename("part").to_csv())
+            text = csv_text(self.parts.rename("part").to_frame(), index=True)
+            part.write_text(f"# {header}\n{text}", encoding="utf-8", newline="")
 
     @classmethod
     def read(cls, path: str | Path) -> Split:
@@ -59,7 +64,8 @@ class Split:
         try:
             text = path.read_text(encoding="utf-8")
             header = json.loads(text.partition("\n")[0].removeprefix("# "))
-            table = pd.read_csv(path, comment="#", dtype=str, keep_default_na=False)
+            # skipped, not taken for a comment: a name may hold a #
+            table = pd.read_csv(path, skiprows=1, dtype=str, keep_default_na=False)
             parts = table.set_index(list(table.columns[:-1]))["part"]
             return cls(parts, header["kind"], tuple(header["apart"]))
         except (ValueError, KeyError, TypeError) as error:

@@ -13,11 +13,12 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
+from perturbgen.core.export import PARQUET
 from perturbgen.core.files import atomic_path, require_file
+from perturbgen.core.h5ad import open_h5ad, write_h5ad
 from perturbgen.core.tables import (
     CONDITION,
     NAMES,
-    open_h5ad,
     open_parquet,
     read_frame,
     reading,
@@ -27,6 +28,7 @@ from perturbgen.data import is_gene, read_id_map
 
 if TYPE_CHECKING:
     from anndata import AnnData
+    from pyarrow.parquet import ParquetFile
 
     from perturbgen.de.voom import MeanVariance
 
@@ -174,10 +176,10 @@ class DETable:
     def write(self, path: str | Path) -> Path:
         """Save the table as ``.h5ad``, or otherwise as parquet."""
         path = Path(path)
-        with atomic_path(path) as part:
-            if path.suffix == ".h5ad":
-                self.to_anndata().write_h5ad(part)
-            else:
+        if path.suffix == ".h5ad":
+            write_h5ad(self.to_anndata(), path, packed=False)
+        else:
+            with atomic_path(path) as part:
                 self._write_parquet(part)
         return path
 
@@ -207,16 +209,18 @@ class DETable:
             genes = {str(gene): pa.array(values[:, j]) for j, gene in enumerate(self.genes)}
             table = pa.table({**labels, **genes})
             table = table.replace_schema_metadata({_METADATA_KEY: json.dumps(about)})
-            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer = writer or pq.ParquetWriter(path, table.schema, **PARQUET)
             writer.write_table(table)
         if writer is not None:
             writer.close()
 
     @classmethod
     def _read_parquet(cls, path: Path) -> DETable:
-        import pyarrow.parquet as pq
+        with open_parquet(path) as file, reading(path, "parquet"):
+            return cls._of_parquet(path, file)
 
-        file = pq.ParquetFile(path)
+    @classmethod
+    def _of_parquet(cls, path: Path, file: ParquetFile) -> DETable:
         metadata = file.schema_arrow.metadata or {}
         if _METADATA_KEY not in metadata:
             raise InputError(f"{path} is no DE table", expected="a file written by perturbgen de")

@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from perturbgen.core.console import format_value, plain
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path
 from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.catalogue import METRICS
@@ -163,12 +164,10 @@ class ScorecardText:
         text, table, scores, record = paths = [Path(folder) / name for name in names]
         with atomic_path(text) as part:
             part.write_text(self.markdown(), encoding="utf-8")
-        with atomic_path(table) as part:
-            self._all_rows().to_parquet(part, index=False)
+        write_table(self._all_rows(), table)
         levels = list(range(self.card.scores.columns.nlevels))
-        with atomic_path(scores) as part:
-            by_condition = self.card.scores.stack(levels, future_stack=True).unstack("metric")
-            by_condition.reset_index().to_parquet(part, index=False)
+        by_condition = self.card.scores.stack(levels, future_stack=True).unstack("metric")
+        write_table(by_condition.reset_index(), scores)
         with atomic_path(record) as part:
             part.write_text(json.dumps(self.record(), indent=1, default=str), encoding="utf-8")
         return paths

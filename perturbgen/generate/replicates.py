@@ -14,6 +14,7 @@ import pandas as pd
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path, only_writer, read_json, require_writable
 from perturbgen.generate.cells import CellGenerator, Plan
 from perturbgen.generate.wells import GROUP
@@ -47,8 +48,7 @@ class ReplicateFolder:
             drawn = {f"replicate {k}": [len(sizes) for sizes in plan.libraries(k)] for k in numbers}
             counts = pd.DataFrame(drawn, index=wells.index)
             # Written first: it says how many cells to expect, if the run is interrupted.
-            with atomic_path(self.path / "wells.csv") as part:
-                wells.join(counts).to_csv(part, index=False)
+            write_table(wells.join(counts), self.path / "wells.csv")
             zeros = int((counts == 0).to_numpy().sum())
             if zeros:
                 log.info(

@@ -122,13 +122,18 @@ def _read_channel(path: str | Path) -> np.ndarray:
     from PIL import Image
 
     path = require_file(path, "image")
+    known = (OSError, SyntaxError, ValueError, EOFError)
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a TIFF that ends too soon, and fills up with zeros
             warnings.simplefilter("error")
             with Image.open(path) as image:
+                # Pillow passes over the checksums of a PNG's pixels unless it is asked, and
+                # afterwards the image has to be opened anew
+                image.verify()
+            with Image.open(path) as image:
                 pixels = np.array(image)
-    except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:
+    except (*known, Image.DecompressionBombError, Warning) as error:
         raise InputError(
             f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=BROKEN
         ) from None

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 from perturbgen import __version__
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
+from perturbgen.core.export import PARQUET, write_table
 from perturbgen.core.files import disk_errors, only_writer, read_json, remove, require_writable
 from perturbgen.core.system import keep_freed_memory
 from perturbgen.l1000.gctx import BLOCK_BYTES, GctxFile, say_repeated
@@ -356,11 +357,11 @@ def _finish(work: _Work, part: Path, samples: pd.DataFrame) -> None:
     if zeros:
         _log.warning("%s profiles are all zeros: the column norm tells which", f"{zeros:,}")
     genes = wanted.assign(mean=moments.mean, sd=moments.sd, missing=moments.missing.astype(int))
-    genes.to_parquet(part / "genes.parquet", index=False)
+    write_table(genes, part / "genes.parquet")
     # in Arrow: a million ids as Python text take much memory
     ids = pa.chunked_array([source.ids for source in work.sources])
     table = pa.Table.from_pandas(samples.assign(norm=norms), preserve_index=False)
-    pq.write_table(table.add_column(0, "sample", ids), part / "samples.parquet")
+    pq.write_table(table.add_column(0, "sample", ids), part / "samples.parquet", **PARQUET)
     types = samples["pert_type"].astype(object).fillna("unknown")
     manifest = {
         "perturbgen": __version__,

@@ -16,6 +16,7 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import BROKEN, atomic_path, disk_errors, require_writable
+from perturbgen.core.h5ad import open_hdf5
 from perturbgen.l1000.schema import MISSING, MISSING_TEXT, decode
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class Hdf5Matrix:
             self.groups = {"genes": _GROUPS["samples"], "samples": _GROUPS["genes"]}
         self.notes: list[str] = []
         with _hdf5_errors(path):
-            self.file = h5py.File(path, "r")
+            self.file = open_hdf5(path)
             # CMap and cmapPy write one value, R and PyTables an array of one
             version: Any = np.ravel(self.file.attrs.get("version", ""))[0]
             self.version = decode(version.item() if hasattr(version, "item") else version)

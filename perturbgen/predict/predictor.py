@@ -18,8 +18,9 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
+from perturbgen.core.h5ad import open_h5ad
 from perturbgen.core.runs import file_hash
-from perturbgen.core.tables import CONDITION, conditions_of, open_h5ad, reading
+from perturbgen.core.tables import CONDITION, conditions_of, reading
 from perturbgen.data import complete, read_h5ad
 from perturbgen.predict.calibration import Task
 from perturbgen.predict.estimators import average, plug_in_t

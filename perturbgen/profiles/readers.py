@@ -10,7 +10,8 @@ import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten, suggest
 from perturbgen.core.files import read_json, require_file, require_folder
-from perturbgen.core.tables import open_h5ad, read_frame, reading, require_sound, require_unique
+from perturbgen.core.h5ad import open_h5ad, require_sound
+from perturbgen.core.tables import read_frame, reading, require_unique
 from perturbgen.profiles.table import FEATURES, META, VALUES, Profiles
 
 # The files of an extraction of L1000 matrices.
@@ -45,8 +46,7 @@ def read_profiles(path: str | Path, *, key: str | None = None) -> Profiles:
 
 def _read_folder(folder: Path) -> Profiles:
     """What :meth:`Profiles.write` saved."""
-    with reading(folder / META, "parquet"):
-        meta = pd.read_parquet(require_file(folder / META, "table of labels"))
+    meta = read_frame(require_file(folder / META, "table of labels"))
     return Profiles(_map(folder / VALUES), meta, _read_features(folder / FEATURES), str(folder))
 
 
@@ -80,8 +80,8 @@ def _read_extraction(folder: Path) -> Profiles:
             f"{manifest['samples']:,} x {manifest['genes']:,}",
             cause="files of two extractions in one folder",
         )
-    samples = pd.read_parquet(folder / "samples.parquet").set_index("sample")
-    genes = pd.read_parquet(folder / "genes.parquet").set_index("gene_id")
+    samples = read_frame(folder / "samples.parquet").set_index("sample")
+    genes = read_frame(folder / "genes.parquet").set_index("gene_id")
     return Profiles(matrix, samples, pd.Index(genes.index.astype(str)), str(folder), genes)
 
 

@@ -20,6 +20,7 @@ import pyarrow.parquet as pq
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError, SchemaError, shorten
+from perturbgen.core.export import write_table
 from perturbgen.core.files import BROKEN, atomic_path, require_file
 from perturbgen.core.tables import read_header, reading, require_unique
 from perturbgen.profiles.readers import read_profiles
@@ -151,7 +152,7 @@ def _read_parquet(paths: Sequence[Path], *, key: str) -> _Embeddings:
     def batches() -> Iterator[_Batch]:
         for path in paths:
             with reading(path, "parquet"):
-                file = pq.ParquetFile(path)
+                file = pq.ParquetFile(path, page_checksum_verification=True)
                 absent = {key, *features} - set(file.schema_arrow.names)
                 if absent:
                     raise SchemaError(
@@ -217,7 +218,7 @@ def stream_profiles(
             file.seek(0)
             _write_header(file, len(rows), len(features))
         _check_joined(rows, meta[key], stray, total, where)
-        meta.iloc[rows].to_parquet(part / META, index=False)
+        write_table(meta.iloc[rows], part / META)
         (part / FEATURES).write_text(json.dumps(features))
     absent = np.ones(len(meta), bool)
     absent[rows] = False

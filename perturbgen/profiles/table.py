@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import InputError, SchemaError, shorten
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path
 from perturbgen.core.tables import require_columns
 
@@ -252,7 +253,7 @@ class Profiles:
                         expected="numbers of float32",
                     )
             mapped.flush()
-            self.meta.to_parquet(part / META, index=False)
+            write_table(self.meta, part / META)
             (part / FEATURES).write_text(json.dumps([str(name) for name in self.features]))
         return Path(folder)
 

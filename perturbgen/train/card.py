@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from perturbgen.core.errors import InputError
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.tables import read_frame
 
@@ -42,8 +43,7 @@ class Card:
         """Save in a run directory, with its samples."""
         with atomic_path(run / self.FILE) as part:
             part.write_text(json.dumps({"format": self.FORMAT, **self.to_json()}, indent=1))
-        with atomic_path(run / self.MEMBERS) as part:
-            members.to_parquet(part, index=members.index.name is not None)
+        write_table(members, run / self.MEMBERS, index=members.index.name is not None)
 
     @classmethod
     def read_members(cls, run: Path) -> pd.DataFrame:

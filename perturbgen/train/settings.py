@@ -35,7 +35,7 @@ class CellData(Settings):
 
     def open(self) -> CountStore:
         """The counts, checked to be raw, with their obs."""
-        from perturbgen.core.tables import open_h5ad
+        from perturbgen.core.h5ad import open_h5ad
         from perturbgen.data import CountStore, read_competition, take_layer
 
         if self.on_disk:

@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.cli import _run
-from perturbgen.data import h5ad as h5ad_writer
+from perturbgen.core import h5ad as h5ad_writer
 
 MAPS = Path(__file__).parents[2] / "experiments" / "columns"
 

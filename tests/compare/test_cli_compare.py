@@ -83,15 +83,20 @@ def test_a_failed_method_is_told_at_the_end_with_exit_code_1(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     write_flat(full.drop(columns="g3"), folder / "narrow.parquet")
-    arguments = ["compare", str(config), "--workers", "1"]
-    assert _run([*arguments, "--set", "methods.narrow.predictions='narrow.parquet'"]) == 1
+    method = '[methods."=narrow"]\npredictions = "narrow.parquet"\n'
+    arguments, whole = ["compare", str(config), "--workers", "1"], config.read_text()
+    config.write_text(whole + method)
+    assert _run(arguments) == 1
     shown = capsys.readouterr()
-    assert "1 of 4 jobs failed, of narrow; the rest is scored" in shown.err
+    assert "1 of 4 jobs failed, of =narrow; the rest is scored" in shown.err
     assert "Traceback" not in shown.err
     out = tmp_path / "runs" / "compare-mine"
     assert "lacks 1 of 30 genes: 'g3'" in (out / "failures.txt").read_text()
+    # for people: no spreadsheet computes what begins with =
+    assert "'=narrow" in set(pd.read_csv(out / "cells.csv")["method"])
     assert "## Failed" in (out / "scorecard.md").read_text()
     assert "lacks 1 of 30 genes" in (out / "report.html").read_text()
+    config.write_text(whole)
     assert _run([*arguments, "--no-report"]) == 0
     assert not (out / "failures.txt").exists(), "no failure of an earlier run is left"
 
@@ -161,3 +166,22 @@ def test_a_second_comparison_in_the_same_folder_is_told_of_the_first(
     assert "is being written by process" in capsys.readouterr().err
     assert _run(arguments) == 0
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_compounds_are_told_apart_within_their_layout(
+    folder: Path, full: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = full.index.to_frame(index=False)
+    told["layout"] = np.resize(["1A", "2B"], len(told))
+    told.to_csv(folder / "conditions.csv", index=False)
+    config = tmp_path / "places.toml"
+    text = f'[data]\nfolder = "{folder}"\n{{}}[splits.cell_types]\n[methods.additive]\n'
+    config.write_text(text.format('conditions = "conditions.csv"\n[score]\nlayout = "layout"\n'))
+    arguments = ["compare", str(config), "--workers", "1", "--no-report", "--out", "out"]
+    assert _run(arguments) == 0
+    assert "discrimination_same_layout" in (tmp_path / "out" / "scorecard.json").read_text()
+    # results without a layout are others
+    config.write_text(text.format(""))
+    assert _run(arguments) == 0
+    assert "discrimination_same_layout" not in (tmp_path / "out" / "scorecard.json").read_text()

@@ -236,6 +236,7 @@ NO_NUMBERS = {
     "core/config.py",
     "core/console.py",
     "core/errors.py",
+    "core/export.py",
     "core/files.py",
     "core/page.py",
     "core/runs.py",

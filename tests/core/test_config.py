@@ -13,6 +13,7 @@ from perturbgen.core.runs import create_run, file_hash
 
 class Cells(Settings):
     per_well: int = 40
+    depth: Positive | Literal["auto", "deep"] = 1.0
     types: tuple[str, ...] = ("B", "NK")
 
 
@@ -45,6 +46,15 @@ def test_an_override_that_is_no_toml_value_is_a_string() -> None:
         ("sed = 1", "unknown key 'sed': did you mean 'seed'"),
         ("[cells]\nper_wel = 1", "unknown key 'cells.per_wel': did you mean 'per_well'"),
         ("[cells]\nper_well = 'many'", "'cells.per_well': a number is expected.*found 'many'"),
+        (
+            "[cells]\ndepth = 'atuo'",
+            "a number without quotes or a word .*did you mean 'auto'.*found 'atuo'",
+        ),
+        (
+            "[cells]\ndepth = '3'",
+            "a number without quotes or a word .*known: 'auto', 'deep'.*found '3'",
+        ),
+        ("[cells]\ndepth = true", "'cells.depth': a number is expected.*found True"),
         ("seed = ", "not valid TOML"),
     ],
 )

@@ -15,7 +15,7 @@ import pytest
 from scipy import sparse
 
 from perturbgen.core.errors import InputError, UserError
-from perturbgen.core.tables import open_h5ad
+from perturbgen.core.h5ad import open_h5ad
 from perturbgen.data import CountStore, read_h5ad
 from perturbgen.profiles import read_profiles
 

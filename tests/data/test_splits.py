@@ -81,6 +81,8 @@ def test_too_many_folds_is_an_error(obs: pd.DataFrame, rng: np.random.Generator)
 def test_a_written_split_is_read_back_the_same(
     obs: pd.DataFrame, rng: np.random.Generator, tmp_path: Path, kind: str
 ) -> None:
+    # names are joined by: a split holds them as they are, whatever a spreadsheet makes of them
+    obs = obs.set_axis(["=1#", "-c", *obs.index[2:]]).replace("c2", "@c2 #3\r4")
     conditions = obs.drop_duplicates().reset_index(drop=True)
     split = (
         Split.leave_out(obs, "compound", ["c3"])

@@ -22,6 +22,7 @@ sys.path += [
     str(EXPERIMENTS / name)
     for name in (
         "bbbc021",
+        "calibration",
         "cell_painting",
         "cross_modal",
         "op3_openproblems",

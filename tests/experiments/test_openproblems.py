@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from simulated import write_openproblems
 
-from perturbgen.core.tables import open_h5ad
+from perturbgen.core.h5ad import open_h5ad
 from perturbgen.data.openproblems import read_openproblems, read_openproblems_de
 from perturbgen.simulate import simulate
 

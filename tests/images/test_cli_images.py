@@ -154,6 +154,7 @@ def cell_painting(tmp_path: Path, **columns: object) -> Path:
 
 
 def test_hits_of_one_stratum_and_one_axis(tmp_path: Path, capsys: Capture) -> None:
+    named = (["DMSO"] * 4 + ["a", "=b", "-c", "d"] * 2) * 2
     who = [
         "--healthy",
         "Metadata_compound=DMSO",
@@ -168,15 +169,18 @@ def test_hits_of_one_stratum_and_one_axis(tmp_path: Path, capsys: Capture) -> No
     arguments = [
         "images",
         "hits",
-        str(cell_painting(tmp_path)),
+        str(cell_painting(tmp_path, Metadata_compound=named)),
         *who,
         *whole,
         "--out",
         str(tmp_path / "hits.csv"),
     ]
     assert cli._run(arguments) == 0
-    assert sorted(pd.read_csv(tmp_path / "hits.csv")["treatment"]) == ["b", "c", "d"]
-    assert "3 treatments" in capsys.readouterr().out
+    # a spreadsheet computes what begins with = or -
+    assert sorted(pd.read_csv(tmp_path / "hits.csv")["treatment"]) == ["'-c", "'=b", "d"]
+    said = capsys.readouterr()
+    assert "3 treatments" in said.out
+    assert "PERTURBGEN_CSV_NAMES=raw" in said.err
 
 
 def test_a_table_without_usual_columns_is_drawn_all_the_same(

@@ -281,6 +281,12 @@ def test_files_hold_raw_counts_and_labels_that_the_house_reads(files, tmp_path):
     assert noted["replicate 1"].tolist() == n.tolist()
 
 
+def test_wells_for_people_hold_no_formula(files, tmp_path):
+    files.wells = files.wells.assign(well="=" + files.wells["well"].astype(str))
+    files.write(tmp_path / "out", n=1)
+    assert pd.read_csv(tmp_path / "out" / "wells.csv")["well"].str.startswith("'=").all()
+
+
 def test_a_disk_that_fills_up_ends_with_a_word_and_the_finished_replicates(
     files, tmp_path, monkeypatch
 ):

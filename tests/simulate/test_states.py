@@ -73,6 +73,19 @@ def test_a_genes_variance_is_what_it_would_be_without_states() -> None:
         assert np.median(ratio) == pytest.approx(1, abs=0.03)
 
 
+def test_a_total_varies_as_the_sum_of_cells_with_states_does(tiny: SimulatedExperiment) -> None:
+    world = tiny.world
+    group = int(world.groups["n_cells"].to_numpy().argmax())
+    summed, direct = (
+        np.array([draw(group, replicate=k).sum(axis=0) for k in range(300)])
+        for draw in (world.draw, world.draw_total)
+    )
+    much = summed.mean(axis=0) > 20
+    ratio = summed.var(axis=0)[much] / direct.var(axis=0)[much]
+    # a few per cent come back with the depths, which states cannot be balanced against
+    assert np.median(ratio) == pytest.approx(1.04, abs=0.08)
+
+
 def test_states_are_seen_in_the_counts_and_named_beside_them(
     tiny: SimulatedExperiment, programmes: Programmes
 ) -> None:

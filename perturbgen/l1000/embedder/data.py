@@ -13,7 +13,8 @@ import pandas as pd
 
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.files import require_file
-from perturbgen.core.tables import open_h5ad, require_columns
+from perturbgen.core.h5ad import open_h5ad
+from perturbgen.core.tables import require_columns
 from perturbgen.l1000.embedder.settings import ProfileData
 from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.readers import MANIFEST

@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path
 from perturbgen.images.readers import RXRX1_COLUMNS, RXRX3_COLUMNS, RXRX3_CORE, RXRX19_COLUMNS
 from perturbgen.simulate.images.bbbc021 import blobs
@@ -271,8 +272,10 @@ def _write_tables(root: str | Path, tables: Mapping[str, pd.DataFrame]) -> Path:
     with atomic_path(root) as part:
         part.mkdir()
         for name, table in tables.items():
-            write = table.to_parquet if name.endswith("parquet") else table.to_csv
-            write(part / name, index=False)
+            if name.endswith("parquet"):
+                write_table(table, part / name)
+            else:
+                table.to_csv(part / name, index=False)
     return Path(root)
 
 

@@ -40,13 +40,26 @@ def make_baseline(
     if not settings.source.baseline:
         share = _invent_baseline(settings, rng=rng)
         return share.set_axis(list(names), axis=1) if names and len(names) == count else share
-    share = _read_baseline(settings.source.baseline, rng=rng)
+    share = _read_baseline(settings.source.baseline, rng=rng) ** settings.expression.baseline_power
+    if settings.expression.subset == "random":
+        kept = share.iloc[:, _spread_subset(share.mean().to_numpy(), count, rng=rng)]
+        return kept.div(kept.sum(axis=1), axis=0)
     rank = pd.DataFrame(
         {"real": share.columns.isin(list(preferred)), "mean": share.mean().to_numpy()}
     )
     chosen = rank.sort_values(["real", "mean"], ascending=False).index[:count].sort_values()
     kept = share.iloc[:, chosen]
     return kept.div(kept.sum(axis=1), axis=0)
+
+
+def _spread_subset(mean: np.ndarray, count: int, *, rng: np.random.Generator) -> np.ndarray:
+    """``count`` of the genes, in their order: one at random of each of as many equal ranges."""
+    # with plain chance the few genes that hold most of the counts made every subset another one
+    if count >= len(mean):
+        return np.arange(len(mean))
+    order = np.argsort(mean, kind="stable")
+    edges = np.linspace(0, len(mean), count + 1).astype(int)
+    return np.sort(order[rng.integers(edges[:-1], edges[1:])])
 
 
 def _invent_baseline(settings: SimulationSettings, *, rng: np.random.Generator) -> pd.DataFrame:

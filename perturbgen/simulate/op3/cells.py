@@ -25,6 +25,11 @@ from perturbgen.simulate.op3.settings import (
 # Mean count from which drawing every entry costs less than drawing the non-zero ones.
 _DENSE_ABOVE: Final = 0.3
 
+# The steps of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers: no two ids are
+# equal, and their order tells nothing of the cells.
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
+
 _Floats = NDArray[np.floating]
 _Ints = NDArray[np.integer]
 
@@ -42,12 +47,23 @@ class Stream(IntEnum):
     COUNTS = 7
     EXCLUDED = 8
     MULTIOME = 9
+    WELLS = 10
     STATES = 11
 
     def rng(self, seed: int, *key: int) -> np.random.Generator:
         """A generator that depends on the seed, the stream and the key, not on what ran before."""
         spawn_key = (int(self), *(int(k) for k in key))
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=spawn_key))
+
+
+def cell_ids(seed: int, first: int, count: int) -> list[str]:
+    """Ids (16 hexadecimal digits) of the cells numbered from ``first``."""
+    x = np.arange(first, first + count, dtype=np.uint64)
+    x = (x + np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) * _GOLDEN
+    for shift, factor in _MIX:
+        x = (x ^ (x >> np.uint64(shift))) * factor
+    x = x ^ (x >> np.uint64(31))
+    return [f"{value:016x}" for value in x.tolist()]
 
 
 def count_cells(
@@ -171,7 +187,8 @@ class Noise:
     """Log effects on genes, and the ambient RNA of each sequencing library, all labelled.
 
     ``donor`` (donor: (cell types, genes)), ``plate`` and ``library`` (name: (genes,)), ``ambient``
-    (library: profile (genes,), adding up to one), ``ambient_share`` (by library).
+    (library: profile (genes,), adding up to one), ``ambient_share`` (by library), ``vehicle``
+    (genes,): what all wells of the vehicle have in common.
     """
 
     donor: dict[str, np.ndarray]
@@ -179,6 +196,7 @@ class Noise:
     library: dict[str, np.ndarray]
     ambient: dict[str, np.ndarray]
     ambient_share: pd.Series
+    vehicle: np.ndarray
 
     @classmethod
     def draw(
@@ -209,6 +227,8 @@ class Noise:
             plate=effects(sorted(groups["plate_name"].unique()), expression.plate_log_sd, genes),
             library=effects(libraries, expression.row_log_sd, genes),
             ambient=dict(zip(weights.index, profiles, strict=True)),
+            # a stream of its own, so that no other number depends on whether it is drawn
+            vehicle=Stream.WELLS.rng(seed).normal(0, expression.vehicle_log_sd, genes),
         )
 
 
@@ -239,6 +259,23 @@ def sample_nb_sparse(
     matrix = sparse.coo_array((count, (cell, gene)), shape=(len(size), len(share))).tocsr()
     matrix.sort_indices()
     return matrix
+
+
+def sample_nb_total(
+    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
+) -> _Ints:
+    """The sum (genes,) of the cells that :func:`sample_nb_sparse` would draw, drawn directly.
+
+    It is drawn as NB with the mean and the variance of that sum: with S and Q the sums of ``size``
+    and of its squares, S p and S p + Q p^2 / r, which is the NB of size r S^2 / Q. Where all cells
+    are of one size the law itself is the same.
+    """
+    total, squares = size.sum(), (size**2).sum()
+    if not total:
+        return np.zeros(len(share), dtype=np.int32)
+    shape = np.minimum(r * (total**2 / squares), 1e12)  # beyond, no gamma differs from its mean
+    mean = rng.standard_gamma(shape) * (total * share / shape)
+    return rng.poisson(mean).astype(np.int32)
 
 
 def _gamma_poisson(

@@ -48,19 +48,42 @@ class Effects:
     def draw(
         cls,
         compounds: list[str],
-        genes: list[str],
+        share: pd.DataFrame,
         settings: SimulationSettings,
         signatures: _DrugSignatures | None,
+        measured: pd.Series | None = None,
         *,
         rng: np.random.Generator,
     ) -> Effects:
-        """Of all compounds on all genes; real signatures replace invented ones where given."""
+        """Of all compounds on all genes (columns of ``share``, baseline cell types x genes).
+
+        Real signatures replace invented ones where given.
+        ``measured`` are mean square effects of real compounds (index: sm_name), which say how
+        strong the compounds are in place of the law in the settings.
+        """
         order = _concordance(signatures) if signatures else None
-        effects = _invent_effects(compounds, len(genes), settings, rng=rng, order=order)
+        genes = list(share.columns)
+        effects = _invent_effects(
+            compounds, len(genes), settings, rng=rng, order=order, measured=measured
+        )
         if signatures:
             effects = _apply_signatures(effects, signatures, genes, settings)
-        levelled = _level_off(effects.log2_fold_change, settings.effects.largest_change)
+        scaled = effects.log2_fold_change * _response(share, settings)
+        levelled = _level_off(scaled, settings.effects.largest_change)
         return replace(effects, log2_fold_change=levelled)
+
+
+def _response(share: pd.DataFrame, settings: SimulationSettings) -> np.ndarray:
+    """How much more than others cell types and genes respond (cell types, 1, genes)."""
+    about = settings.effects
+    kinds = np.array([about.cell_types[name] for name in CELL_TYPES])
+    if not about.expression_slope:
+        return kinds[:, None, None].astype(np.float32)
+    # by rank: unexpressed genes have no logarithm that means anything
+    place = stats.norm.ppf((share.mean().rank(method="first") - 0.5) / share.shape[1])
+    genes = np.exp(-about.expression_slope * place)
+    genes /= np.sqrt(np.mean(genes**2))
+    return (kinds[:, None, None] * genes).astype(np.float32)
 
 
 def _level_off(log2_fold_change: np.ndarray, largest: float) -> np.ndarray:
@@ -76,10 +99,11 @@ def _invent_effects(
     *,
     rng: np.random.Generator,
     order: pd.Series | None,
+    measured: pd.Series | None = None,
 ) -> Effects:
     """Effects of all compounds; ``order`` (by sm_name, may lack some) says which are strong."""
     active = [name for name in compounds if name != VEHICLE]
-    strength = _deal_strengths(active, settings, rng=rng, order=order)
+    strength = _deal_strengths(active, settings, rng=rng, order=order, measured=measured)
     mechanism = pd.Series(rng.integers(settings.effects.programmes, size=len(active)), index=active)
     unit = _unit_effects(mechanism, strength, genes, settings, rng=rng)
     sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(active), 1)))
@@ -105,11 +129,18 @@ def _deal_strengths(
     *,
     rng: np.random.Generator,
     order: pd.Series | None = None,
+    measured: pd.Series | None = None,
 ) -> pd.Series:
     """Strengths (index: sm_name): the quantiles of a capped log-normal, dealt in the given order.
 
-    Without an order chance deals them.
+    Without an order chance deals them. Measured compounds have their own strength instead; where
+    none of them is here, their strengths are the quantiles that are dealt.
     """
+    if measured is not None:
+        strength = _measured_strengths(measured, settings)
+        if set(names) & set(strength.index):
+            # a compound without a measured effect left too few cells for one: the strongest
+            return strength.reindex(names).fillna(strength.max())
     # Dealt, not drawn: a DE table is made by its dozen strongest compounds, so that with drawn
     # strengths three seeds gave tables of a mean of .45, .51 and .16; dealt, of .35, .36 and .39.
     library = [name for name in names if name not in POSITIVE_CONTROLS]
@@ -117,6 +148,8 @@ def _deal_strengths(
         settings.effects.strength_log_sd * stats.norm.ppf(_midpoints(len(library)))
     )
     quantiles = np.minimum(quantiles, settings.effects.strength_cap)
+    if measured is not None:
+        quantiles = np.quantile(strength, _midpoints(len(library)))
     place = pd.Series(rng.permutation(len(library)), index=library)
     if order is not None:
         # Compounds without a real signature were too toxic for one to be estimated: the strongest.
@@ -126,6 +159,16 @@ def _deal_strengths(
         name: np.quantile(quantiles, q) for name, q in _POSITIVE_QUANTILES.items() if name in names
     }
     return pd.concat([strength, pd.Series(positive, dtype=float)])[names]
+
+
+def _measured_strengths(measured: pd.Series, settings: SimulationSettings) -> pd.Series:
+    """Strengths of real compounds: what their mean square effects have above those of noise."""
+    signal, cap = (
+        np.sqrt(np.maximum(measured - settings.effects.noise, 0)),
+        settings.effects.strength_cap,
+    )
+    # smoothly: equal strengths would lose which compound kills most
+    return pd.Series(cap * np.tanh(settings.effects.scale * signal / cap), measured.index)
 
 
 def _unit_effects(
@@ -195,7 +238,8 @@ def _deal_survival(
     toxic &= ~toxic.index.isin(POSITIVE_CONTROLS)
     hazard = _deal_hazards(strength, toxic, settings, rng=rng)
     sensitivity = np.exp(rng.normal(0, _SENSITIVITY, (len(CELL_TYPES), len(strength))))
-    alive = np.exp(-hazard.to_numpy() * sensitivity)
+    frailty = np.array([settings.effects.frailty[name] for name in CELL_TYPES])[:, None]
+    alive = np.exp(-hazard.to_numpy() * sensitivity * frailty)
     return pd.DataFrame(alive, index=list(CELL_TYPES), columns=strength.index), toxic
 
 

@@ -25,8 +25,10 @@ from scipy import sparse
 
 from perturbgen.core.console import progress, track
 from perturbgen.core.errors import InputError
+from perturbgen.core.export import PARQUET, write_table
 from perturbgen.core.files import atomic_path, require_file, require_writable
-from perturbgen.data import SparseH5ad, write_h5ad
+from perturbgen.core.tables import CONDITION
+from perturbgen.data import KAGGLE_COLUMNS, SparseH5ad, layout_of, write_h5ad
 from perturbgen.de import flavour_table
 from perturbgen.simulate.op3.cells import Stream
 from perturbgen.simulate.op3.settings import (
@@ -57,6 +59,7 @@ class _Options(TypedDict, total=False):
 
     baseline: str | Path | None
     signatures: str | Path | None
+    effects: str | Path | None
     layout: str | Path | None
     config: str | Path | None
     overrides: Sequence[str]
@@ -92,10 +95,10 @@ def simulate(
 ) -> SimulatedExperiment | Path:
     """Simulate the OP3 experiment; with ``out``, write the competition's files and return it.
 
-    ``preset`` is ``tiny``, ``small`` or ``op3`` (or settings made before, which nothing then
-    changes). ``baseline``, ``signatures`` and ``layout`` name real data that replace invented
-    parts; ``config`` is a TOML file, ``overrides`` are ``a.b=value``. ``force`` replaces an older
-    simulation at ``out``, which appears only when all of it is written.
+    ``preset`` is ``tiny``, ``small``, ``op3`` or ``op3_2025`` (or settings made before, which
+    nothing then changes). ``baseline``, ``signatures``, ``effects`` and ``layout`` name real data
+    that replace invented parts; ``config`` is a TOML file, ``overrides`` are ``a.b=value``.
+    ``force`` replaces an older simulation at ``out``, which appears only when all of it is written.
     """
     unknown = sorted(set(options) - set(_Options.__annotations__))
     if unknown:
@@ -110,6 +113,7 @@ def simulate(
             sources={
                 "baseline": options.get("baseline"),
                 "signatures": options.get("signatures"),
+                "effects": options.get("effects"),
                 "layout": options.get("layout"),
             },
         )
@@ -159,8 +163,6 @@ def _in_memory(world: World) -> SimulatedExperiment:
 def load_world(folder: str | Path) -> World:
     """The world behind a simulated folder, rebuilt from ``simulation.toml`` to draw from again."""
     values = tomllib.loads(require_file(Path(folder) / "simulation.toml", "simulation").read_text())
-    # an older simulation says nothing of states: its cells had none
-    values["settings"].setdefault("states", {"strength": 0.0, "selective": 0.0})
     settings = SimulationSettings.load(base=values["settings"])
     return build_world(settings, seed=values["seed"])
 
@@ -182,9 +184,7 @@ def write_replicate(folder: str | Path, *, replicate: int = 1) -> Path:
     wanted = pd.MultiIndex.from_frame(world.id_map()[CONDITION_KEY])
     table = table[table.notna().all(axis=1) & table.index.isin(wanted)]
     path = Path(folder) / "de_replicate.parquet"
-    with atomic_path(path) as part:
-        table.rename_axis(index=CONDITION_KEY).reset_index().to_parquet(part, index=False)
-    return path
+    return write_table(table.rename_axis(index=CONDITION_KEY).reset_index(), path)
 
 
 class _LongParquet:
@@ -203,7 +203,8 @@ class _LongParquet:
         self._schema = pa.schema(list(zip(self._names, types, strict=True)))
         self._row_group, self._pending, self._rows = row_group, list[pa.Table](), 0
         # Without the stored Arrow schema, readers see plain strings, as in the real file.
-        self._writer = pq.ParquetWriter(path, self._schema, store_schema=False, compression="zstd")
+        how = {"compression": "zstd", **PARQUET}
+        self._writer = pq.ParquetWriter(path, self._schema, store_schema=False, **how)
 
     def __enter__(self) -> _LongParquet:
         return self
@@ -249,6 +250,8 @@ maturation, subtype
 truth_pseudobulk.h5ad  sums of the true counts by plate, well and cell type, withheld ones included
 de_truth.parquet       the statistic of de_train.parquet for the rows of id_map.csv: what a \
 prediction is scored against
+conditions.csv         of every condition its cells and layout (the same plates and row have the \
+same one), to score by
 
 normalized_count is log1p of counts per million. adata_excluded_ids.csv lists entries of \
 adata_train.parquet that are
@@ -277,11 +280,19 @@ def _write_competition(world: World, folder: Path) -> None:
     for name, rows in (("de_train", world.train_rows()), ("de_truth", wanted)):
         values = table.reindex(pd.MultiIndex.from_frame(rows[CONDITION_KEY]))
         labelled = pd.concat([rows, values.reset_index(drop=True)], axis=1)
-        labelled.to_parquet(folder / f"{name}.parquet", index=False)
+        write_table(labelled, folder / f"{name}.parquet")
+    _conditions(world).to_csv(folder / "conditions.csv", index=False)
     # the seed and the resolved settings, from which load_world rebuilds the world
     about = {"seed": world.seed, "settings": world.settings.model_dump(mode="json")}
     (folder / "simulation.toml").write_text(tomli_w.dumps(about))
     (folder / "README.txt").write_text(_README.format(kind=world.kind))
+
+
+def _conditions(world: World) -> pd.DataFrame:
+    """Cells and layout of every condition."""
+    groups = world.groups.rename(columns=KAGGLE_COLUMNS)
+    found = groups.groupby(list(CONDITION))["n_cells"].sum().reset_index()
+    return found.assign(layout=found["compound"].map(layout_of(groups)))
 
 
 def _write_multiome(world: World, folder: Path) -> None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, Field
 
 from perturbgen.core.config import Count, NonNegative, Positive, Settings, Share, merge
 from perturbgen.core.errors import ConfigError, suggest
 
-_PRESETS: Final = ("tiny", "small", "op3")
+_PRESETS: Final = ("tiny", "small", "op3", "op3_2025")
 
 CELL_TYPES: Final = (
     "NK cells",
@@ -44,7 +44,7 @@ class _PlateSettings(Settings):
 class _CellSettings(Settings):
     """How many cells of which type a well holds."""
 
-    per_well: Positive = 602  # expected cells of an unharmed well, all six types
+    per_well: Positive = 583  # expected cells of an unharmed well, all six types
     proportions: Annotated[dict[str, Share], AfterValidator(_six_types)] = Field(
         {
             "NK cells": 0.26,
@@ -86,6 +86,11 @@ class _ExpressionSettings(Settings):
     """Baseline expression and everything that varies it except the compounds."""
 
     genes: Annotated[int, Field(ge=20)] = 18211
+    # Which genes of a real baseline, where not all: a random subset over the whole range of
+    # expression, or the best expressed ones, those with a signature first.
+    subset: Literal["random", "expressed"] = "expressed"
+    # Shares of a real baseline to this power: means of nuclei are flatter than those of cells.
+    baseline_power: Positive = 1.0
     gene_log_sd: Positive = 2.1  # of the invented baselines between genes
     cell_type_log_sd: NonNegative = 0.5  # of a gene's baseline between cell types
     marker_fraction: Share = 0.03  # share of genes that mark one cell type (about tenfold)
@@ -97,6 +102,13 @@ class _ExpressionSettings(Settings):
     plate_log_sd: NonNegative = 0.07  # of plate effects, per gene
     row_log_sd: NonNegative = 0.04  # of library (plate row) effects, per gene
     well_log_sd: NonNegative = 0.12  # between wells, per gene and cell type
+    # Between wells, per gene, shared by all cell types of a well. Without it no inert compound
+    # agrees with itself across cell types, and in reality every one does (experiments/calibration).
+    tube_log_sd: NonNegative = 0.0
+    tube_spread: NonNegative = 0.0  # log-sd of that between wells: some are handled worse
+    # Of the vehicle's wells from all others, per gene, in every cell type: they stand in columns of
+    # their own. Every contrast holds it, so that different compounds are alike in different types.
+    vehicle_log_sd: NonNegative = 0.0
     ambient: Share = 0.04  # mean share of a cell's counts that is ambient RNA of its library
 
 
@@ -111,8 +123,21 @@ class _EffectSettings(Settings):
     # three quarters noise (25 published NK rows: median RMS .66, a null row has .61), and a tenth
     # or less are enormous: hence a small median, a wide spread and a cap.
     strength: Positive = 0.09
+    # With real effects (source.effects), in place of the law: strength = scale x the root of what
+    # a compound's measured mean square effect has above that of a compound without any.
+    scale: Positive = 1.0
+    noise: NonNegative = 0.04  # mean square effect of an inert compound
     strength_log_sd: NonNegative = 1.4  # of the strengths: most weak, few very strong
     strength_cap: Positive = 1.2  # largest strength
+    # Log-sd of a compound's strength between its wells, the same for all cell types of a well: in
+    # reality donors contradict each other where a compound is strong.
+    well_log_sd: NonNegative = 0.0
+    # How much more than others a cell type responds to all compounds.
+    cell_types: Annotated[dict[str, Positive], AfterValidator(_six_types)] = Field(
+        dict.fromkeys(CELL_TYPES, 1.0)
+    )
+    # By this much (of the log) a gene responds less for each SD that it is better expressed.
+    expression_slope: Annotated[float, Field(ge=-1, le=1)] = 0.0
     # Log2 fold changes level off towards this, up and down. Without a ceiling one gene took over a
     # cell: 98 % of the counts of PF-04691502.
     largest_change: Positive = 5.0
@@ -124,7 +149,11 @@ class _EffectSettings(Settings):
     # Share of the compounds, the strongest ones, that kill cells. The real table lacks the CD8 rows
     # of its strongest compounds, which left no cells there.
     toxic_fraction: Share = 0.06
-    toxicity: NonNegative = 1.3  # mean log loss of cells under a toxic compound
+    toxicity: NonNegative = 1.4  # mean log loss of cells under a toxic compound
+    # How much more than others a cell type dies of all compounds.
+    frailty: Annotated[dict[str, Positive], AfterValidator(_six_types)] = Field(
+        dict.fromkeys(CELL_TYPES, 1.0)
+    )
     mild_toxicity: NonNegative = 0.11  # mean log loss of cells under any other compound
     signature_rank: Count = 30  # real signatures are denoised to this many components
 
@@ -133,7 +162,8 @@ class _StateSettings(Settings):
     """What cells of one type differ by, and which compounds change what a well is made of."""
 
     # SD of the log expression of a programme's genes per SD of the state; 0: cells have no states.
-    strength: NonNegative = 0.45
+    # 0.45 of 15 % of the genes is what real blood cells have: experiments/states.
+    strength: NonNegative = 0.0
     genes: Share = 0.15  # share of the genes that are in a programme
     subtypes: Count = 3  # discrete kinds of a cell type
     # Share of the cells that are in the cell cycle: of blood cells few.
@@ -147,7 +177,7 @@ class _StateSettings(Settings):
             "Myeloid cells": 0.02,
         }
     )
-    selective: Share = 0.1  # share of the compounds that harm one cell type above the others
+    selective: Share = 0.0  # share of the compounds that harm one cell type above the others
     selectivity: NonNegative = 1.0  # their mean log loss of that cell type; 0: none is selective
 
 
@@ -156,6 +186,7 @@ class _SourceSettings(Settings):
 
     baseline: str = ""  # CSV: mean log1p(counts per million) of cell types x genes
     signatures: str = ""  # NPZ: Z, genes, drugs, cells (standardised rank scores)
+    effects: str = ""  # CSV: sm_name, conserved (mean square log fold change of compounds)
     layout: str = ""  # folder with the competition's compounds, wells, rows and genes
 
 

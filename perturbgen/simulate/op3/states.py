@@ -47,12 +47,14 @@ class Programmes:
     * ``loading`` (cell types, states, genes), float32; ``log_mean`` (cell types, genes): log of the
       mean of exp(scores · loading);
     * ``r`` (cell types, genes): NB sizes of the rest, so that a gene's variance stays what it was;
+      ``total_r``: of a well's sum, in which dealt states do not vary;
     * ``moved`` (cell types, compounds): mean activation in standard deviations, the vehicle's 0.
     """
 
     loading: np.ndarray
     log_mean: np.ndarray
     r: np.ndarray
+    total_r: np.ndarray
     moved: pd.DataFrame
     settings: SimulationSettings
 
@@ -89,7 +91,8 @@ class Programmes:
             (1 / r - variance) / (1 + variance), np.minimum(_SMALLEST_DISPERSION, 1 / r)
         )
         table = pd.DataFrame(moved, index=list(CELL_TYPES), columns=effects.compounds.index)
-        return cls(loading, first.astype(np.float32), 1 / rest, table, settings)
+        of_sums = 1 / (rest * (1 + variance))
+        return cls(loading, first.astype(np.float32), 1 / rest, of_sums, table, settings)
 
     def scores(self, cell_type: str, n: int, *, rng: np.random.Generator) -> np.ndarray:
         """Scores (n, states) of cells: each state is dealt to the cells of a well, not drawn."""

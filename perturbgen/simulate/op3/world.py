@@ -18,9 +18,18 @@ from scipy import sparse
 
 from perturbgen.data import KAGGLE_COLUMNS
 from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
-from perturbgen.simulate.op3.cells import Noise, Stream, count_cells, mean_depths, sample_nb_sparse
+from perturbgen.simulate.op3.cells import (
+    Noise,
+    Stream,
+    cell_ids,
+    count_cells,
+    mean_depths,
+    sample_nb_sparse,
+    sample_nb_total,
+)
 from perturbgen.simulate.op3.effects import Effects, read_drug_signatures
 from perturbgen.simulate.op3.layout import Layout
+from perturbgen.simulate.op3.measured import read_measured_effects
 from perturbgen.simulate.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
@@ -33,10 +42,6 @@ from perturbgen.simulate.op3.states import Programmes, select_survivors
 _PLACE: Final = ("library_id", "plate_name", "well", "row", "col", "cell_id", "donor_id")
 _TREATMENT: Final = ("sm_lincs_id", "sm_name", "SMILES", "dose_uM", "timepoint_hr", "control")
 _OBS_COLUMNS: Final = ["obs_id", *_PLACE, "cell_type", *_TREATMENT]
-# The steps of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers: no two ids are
-# equal, and their order tells nothing of the cells.
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-_MIX: Final = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
 # The multiome's cells are other cells than the experiment's: their numbers begin here.
 _FIRST_MULTIOME_CELL: Final = 2**62
 
@@ -89,9 +94,11 @@ class World:
 
     @property
     def kind(self) -> str:
-        """``semi-real`` where real baselines or signatures went in, else ``simulated``."""
+        """``semi-real`` where real baselines, signatures or effects went in, else ``simulated``."""
         source = self.settings.source
-        return "semi-real" if source.baseline or source.signatures else "simulated"
+        return (
+            "semi-real" if source.baseline or source.signatures or source.effects else "simulated"
+        )
 
     @property
     def metadata(self) -> dict[str, str | int | float]:
@@ -121,6 +128,8 @@ class World:
         noise, library = self.noise, row["library_id"]
         donor = noise.donor[row["donor_id"]][CELL_TYPES.index(row["cell_type"])]
         log_effect = donor + noise.plate[row["plate_name"]] + noise.library[library]
+        if row["sm_name"] == self.layout.vehicle:
+            log_effect = log_effect + noise.vehicle
         expected = self.expected_share(row["cell_type"], row["sm_name"])
         own = _normalised(expected * np.exp(log_effect))
         ambient = float(noise.ambient_share[library])
@@ -130,14 +139,10 @@ class World:
         self, group: int, *, replicate: int = 0, n_cells: int | None = None
     ) -> sparse.csr_array:
         """Counts (cells, genes) of a well and cell type; a ``replicate`` is another draw of it."""
-        row = self.groups.iloc[group]
-        n = int(row["n_cells"]) if n_cells is None else n_cells
-        rng = Stream.COUNTS.rng(self.seed, group, replicate)
-        share, log_sd = self.group_share(group), self.settings.expression.well_log_sd
-        share = _normalised(share * np.exp(rng.normal(0, log_sd, len(share))))
-        size = row["depth"] * self._cell_factors(n, rng=rng)
+        rng, share, size = self._before_counting(group, replicate, n_cells)
         states = Stream.STATES.rng(self.seed, group, replicate)
-        return self._count(rng, row["cell_type"], size=size, share=share, states=states)
+        cell_type = self.groups["cell_type"].iat[group]
+        return self._count(rng, cell_type, size=size, share=share, states=states)
 
     def _count(
         self,
@@ -155,6 +160,47 @@ class World:
             scores = self.programmes.scores(cell_type, len(size), rng=states)
             tilt = self.programmes.tilt(cell_type, scores)
         return sample_nb_sparse(rng, size=size, share=share, r=r, tilt=tilt)
+
+    def draw_total(self, group: int, *, replicate: int = 0) -> sparse.csr_array:
+        """The sum (1, genes) of a well and cell type, without its cells: a hundredth of the time.
+
+        The well's effects and its cells' depths are those of :meth:`draw`; the counts are others.
+        """
+        rng, share, size = self._before_counting(group, replicate)
+        r = self.r
+        if self.programmes is not None:
+            r = self.programmes.total_r[CELL_TYPES.index(self.groups["cell_type"].iat[group])]
+        total = sample_nb_total(rng, size=size, share=share, r=r)
+        return sparse.csr_array(total.reshape(1, -1))
+
+    def _before_counting(
+        self, group: int, replicate: int, n_cells: int | None = None
+    ) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
+        """The generator of a draw, the share of every gene in it, and the depth of every cell."""
+        row = self.groups.iloc[group]
+        n = int(row["n_cells"]) if n_cells is None else n_cells
+        rng = Stream.COUNTS.rng(self.seed, group, replicate)
+        log_effect = rng.normal(0, self.settings.expression.well_log_sd, len(self.r))
+        log_effect += self._well_effect(group, replicate)
+        share = _normalised(self.group_share(group) * np.exp(log_effect))
+        return rng, share, row["depth"] * self._cell_factors(n, rng=rng)
+
+    def _well_effect(self, group: int, replicate: int) -> np.ndarray | float:
+        """Log effects (genes,) that all cell types of a well have in common: they are one tube."""
+        about, varies = self.settings.expression, self.settings.effects.well_log_sd
+        log_effect: np.ndarray | float = 0.0
+        # a well's groups are neighbours; the streams are the well's own, so that they agree
+        key = (group // len(CELL_TYPES), replicate)
+        if about.tube_log_sd:
+            rng, spread = Stream.WELLS.rng(self.seed, *key), about.tube_spread
+            log_sd = about.tube_log_sd * np.exp(rng.normal(-(spread**2), spread))
+            log_effect = rng.normal(0, log_sd, len(self.r))
+        row = self.groups.iloc[group]
+        if varies and row["sm_name"] != self.layout.vehicle:
+            factor = np.exp(Stream.WELLS.rng(self.seed, *key, 1).normal(-(varies**2) / 2, varies))
+            i, j = CELL_TYPES.index(row["cell_type"]), self.compound_index[row["sm_name"]]
+            log_effect += (factor - 1) * np.log(2) * self.effects.log2_fold_change[i, j]
+        return log_effect
 
     def draw_untreated(
         self, cell_type: str, donor: str, *, n: int, rng: np.random.Generator
@@ -180,7 +226,7 @@ class World:
         counts, first = self.groups["n_cells"].to_numpy(), self._first_cells
         for group in range(len(counts)) if groups is None else groups:
             if counts[group]:
-                ids = self._cell_ids(int(first[group]), int(counts[group]))
+                ids = cell_ids(self.seed, int(first[group]), int(counts[group]))
                 yield _Chunk(group, self.draw(group), ids)
 
     @property
@@ -188,18 +234,9 @@ class World:
         """The number of the first cell of each group (groups,)."""
         return np.concatenate([[0], np.cumsum(self.groups["n_cells"])])[:-1]
 
-    def _cell_ids(self, first: int, count: int) -> list[str]:
-        """Ids (16 hexadecimal digits) of the cells numbered from ``first``."""
-        x = np.arange(first, first + count, dtype=np.uint64)
-        x = (x + np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]) * _GOLDEN
-        for shift, factor in _MIX:
-            x = (x ^ (x >> np.uint64(shift))) * factor
-        x = x ^ (x >> np.uint64(31))
-        return [f"{value:016x}" for value in x.tolist()]
-
     def multiome_ids(self, count: int) -> list[str]:
         """Ids of the multiome's cells."""
-        return self._cell_ids(_FIRST_MULTIOME_CELL, count)
+        return cell_ids(self.seed, _FIRST_MULTIOME_CELL, count)
 
     def _group_obs(self) -> pd.DataFrame:
         """What all cells of a group have in common, one row a group."""
@@ -212,7 +249,7 @@ class World:
         counts, first = self.groups["n_cells"].to_numpy(), self._first_cells
         chosen = np.flatnonzero((self.groups["withheld"] == withheld) & (counts > 0))
         obs = self._group_obs().iloc[np.repeat(chosen, counts[chosen])].reset_index(drop=True)
-        ids = [self._cell_ids(int(first[group]), int(counts[group])) for group in chosen]
+        ids = [cell_ids(self.seed, int(first[group]), int(counts[group])) for group in chosen]
         obs.insert(0, "obs_id", [name for part in ids for name in part])
         return obs[_OBS_COLUMNS]
 
@@ -230,7 +267,7 @@ class World:
             rng = Stream.STATES.rng(self.seed, group, 0)
             scores = programmes.scores(cell_type, n, rng=rng)
             part = programmes.table(cell_type, compound, scores)
-            parts.append(part.set_axis(pd.Index(self._cell_ids(int(first[group]), n))))
+            parts.append(part.set_axis(pd.Index(cell_ids(self.seed, int(first[group]), n))))
         return pd.concat(parts)
 
     def samples(self, sums: Mapping[int, sparse.csr_array]) -> AnnData:
@@ -335,10 +372,11 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
         preferred=signatures.genes if signatures else (),
         rng=Stream.BASELINE.rng(seed),
     )
-    genes = list(share.columns)
-    effects = Effects.draw(
-        list(layout.compounds.index), genes, settings, signatures, rng=Stream.EFFECTS.rng(seed)
-    )
+    source = settings.source.effects
+    measured = read_measured_effects(source) if source else None
+    rng = Stream.EFFECTS.rng(seed)
+    compounds = list(layout.compounds.index)
+    effects = Effects.draw(compounds, share, settings, signatures, measured, rng=rng)
     stress = effects.survival.unstack()
     effects = select_survivors(effects, settings, rng=Stream.STATES.rng(seed))
     groups = count_cells(layout, effects.survival, settings, seed=seed)

@@ -1,0 +1,16 @@
+"""Which compounds the competition's public board scored (LINCS ids), as competitors listed them.
+
+The other 79 of the withheld compounds were the private board's, and are what the benchmark scores.
+"""
+
+from __future__ import annotations
+
+_IDS = """
+    LSM-43216 LSM-1050 LSM-45849 LSM-42800 LSM-1131 LSM-6335 LSM-1211 LSM-45239 LSM-1130 LSM-45786
+    LSM-5199 LSM-45281 LSM-6324 LSM-3309 LSM-1056 LSM-45591 LSM-46203 LSM-5662 LSM-47134 LSM-45637
+    LSM-1127 LSM-46971 LSM-1172 LSM-46042 LSM-1101 LSM-45758 LSM-5218 LSM-2287 LSM-1014 LSM-1040
+    LSM-1476;LSM-5290 LSM-45680 LSM-4349 LSM-3425 LSM-45806 LSM-45616 LSM-1055 LSM-43281 LSM-5690
+    LSM-1155 LSM-2499 LSM-2382 LSM-45220 LSM-1037 LSM-1005 LSM-1180 LSM-36812 LSM-45924 LSM-2013
+    LSM-4738
+"""
+PUBLIC = frozenset(_IDS.split())
