@@ -207,7 +207,7 @@ def select_survivors(
     if not about.selectivity or not about.selective:
         return effects
     survival = effects.survival.copy()
-    free = [name for name in survival if name != VEHICLE and name not in _KNOWN_LOSS]
+    free = [str(name) for name in survival if name != VEHICLE and name not in _KNOWN_LOSS]
     count = round(about.selective * len(free))
     chosen, types = rng.permutation(free)[:count], rng.integers(len(CELL_TYPES), size=count)
     loss = rng.permutation(_SELECTIVE.ppf((np.arange(count) + 0.5) / max(count, 1)))

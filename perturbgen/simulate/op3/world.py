@@ -141,7 +141,7 @@ class World:
         """Counts (cells, genes) of a well and cell type; a ``replicate`` is another draw of it."""
         rng, share, size = self._before_counting(group, replicate, n_cells)
         states = Stream.STATES.rng(self.seed, group, replicate)
-        cell_type = self.groups["cell_type"].iat[group]
+        cell_type = str(self.groups["cell_type"].iat[group])
         return self._count(rng, cell_type, size=size, share=share, states=states)
 
     def _count(
@@ -260,14 +260,14 @@ class World:
 
     def _states(self, programmes: Programmes, withheld: bool) -> pd.DataFrame:
         """The states of the released or the withheld cells, by ``obs_id``."""
-        groups, first = self.groups, self._first_cells
-        parts = []
-        for group in np.flatnonzero((groups["withheld"] == withheld) & (groups["n_cells"] > 0)):
-            n, cell_type, compound = groups.loc[group, ["n_cells", *CONDITION_KEY]]
+        chosen = (self.groups["withheld"] == withheld) & (self.groups["n_cells"] > 0)
+        keys = self.groups.loc[chosen, ["n_cells", *CONDITION_KEY]]
+        first, parts = self._first_cells, []
+        for group, n, cell_type, compound in keys.itertuples(name=None):
             rng = Stream.STATES.rng(self.seed, group, 0)
-            scores = programmes.scores(cell_type, n, rng=rng)
-            part = programmes.table(cell_type, compound, scores)
-            parts.append(part.set_axis(pd.Index(cell_ids(self.seed, int(first[group]), n))))
+            part = programmes.table(cell_type, compound, programmes.scores(cell_type, n, rng=rng))
+            ids = cell_ids(self.seed, int(first[group]), n)
+            parts.append(part.set_axis(pd.Series(ids, name="obs_id"), axis=0))
         return pd.concat(parts)
 
     def samples(self, sums: Mapping[int, sparse.csr_array]) -> AnnData:
