@@ -66,6 +66,9 @@ def _score_predictions(
         str | None,
         typer.Option(help="Resample conditions of one compound (or any column) together."),
     ] = None,
+    layout: Annotated[
+        str | None, typer.Option(help="Column of --conditions that says where each was measured.")
+    ] = None,
     reference: Annotated[
         Path | None,
         typer.Option(help="DE table of the training rows: their mean is the perturbed mean."),
@@ -119,6 +122,7 @@ def _score_predictions(
         baselines=listed(baseline),
         conditions=_read_conditions(conditions) if conditions else None,
         clusters=clusters,
+        layout=layout,
         metrics=listed(metrics) or None,
         genes=genes,  # type: ignore[arg-type]
         rows=rows,  # type: ignore[arg-type]

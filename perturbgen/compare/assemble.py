@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -39,7 +39,7 @@ from perturbgen.evaluate import (
     Values,
     choose_metrics,
     effect_sizes,
-    find_clusters,
+    find_labels,
     join_scores,
     strata,
 )
@@ -122,7 +122,7 @@ class Comparison:
             tuple(name for name in self.settings.baselines if name in ranked),
             references=tuple(name for name in controls.references if name in ranked),
             strata=strata(index, table, effect),
-            clusters=find_clusters(index, table, asked.clusters or None),
+            clusters=find_labels(index, table, asked.clusters or None),
             headline=asked.headline or HEADLINE,
             resamples=asked.resamples,
             seed=self.settings.seeds[0],
@@ -260,7 +260,9 @@ def compare(
     runs = {name: about for name, about in seen.items() if about is not None}
     labels = _strata_table(book, folds, described)
     # Only for its refusal: a column that is not there is told before the first fit.
-    find_clusters(labels.index, labels, asked.clusters or None)
+    find_labels(labels.index, labels, asked.clusters or None)
+    if (places := find_labels(book.conditions, described, asked.layout or None)) is not None:
+        book = replace(book, layout=places.astype(str).to_numpy(str))
     folder = out.absolute() / "cells"
     # What was asked for is written before the first job: an interrupted comparison says what it
     # was.
@@ -298,7 +300,12 @@ def _run_all(jobs: list[Job], scheduler: str, workers: int | None) -> dict[Job, 
 
 def _check_metrics(settings: CompareSettings) -> None:
     """The metrics exist and can be computed, the headline is among them."""
-    names = {metric.name for metric in choose_metrics(settings.score.metrics, reference=True)}
+    names = {
+        metric.name
+        for metric in choose_metrics(
+            settings.score.metrics, reference=True, layout=bool(settings.score.layout)
+        )
+    }
     for name in settings.score.headline or ():
         if name not in names:
             raise ConfigError(f"score.headline: {name!r} is not computed", fix=suggest(name, names))

@@ -81,6 +81,8 @@ class Job:
         """The grid; a method that is not random is fitted once, whatever the number of seeds."""
         data, asked = book.hash, settings.score
         scored = asked.model_dump(mode="json", include={"metrics", "level", "adjust"})
+        if book.layout is not None:
+            scored["layout"] = book.layout.tolist()
         jobs: list[Job] = []
         for fold in folds:
             divided = _digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
@@ -143,6 +145,7 @@ class Job:
                 np.savez(part, **values)  # type: ignore[arg-type]
         with np.load(self.predictions) as file:
             predicted = pd.DataFrame(file["values"].astype(float), test.index, test.columns)
+        layout = None if book.layout is None else pd.Series(book.layout, book.conditions)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)  # means over no responding gene
             # Against the table as it is: ``score`` limits what it compares, and finds responding
@@ -152,6 +155,7 @@ class Job:
                 predicted,
                 metrics=self.score.metrics,
                 reference=train.mean(),
+                layout=layout,
                 level=self.score.level,
                 adjust=self.score.adjust,
                 clip=book.clip,

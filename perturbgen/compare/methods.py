@@ -35,6 +35,7 @@ _FITTING: Final = (
     "compare/grid.py",
     "compare/methods.py",
     "compare/tables.py",
+    "core/h5ad.py",
     "core/stats.py",
     "core/tables.py",
     "data",

@@ -233,6 +233,9 @@ class ScoreSettings(Settings):
     clusters: str = Field(
         "compound", description="conditions resampled together; empty: each alone"
     )
+    layout: str = Field(
+        "", description="column of data.conditions that says where each was measured: plates, row"
+    )
     resamples: int = Field(1000, ge=1)
     intervals: tuple[_Level, ...] = Field(
         (0.5, 0.9), description="nominal levels whose coverage the report shows"

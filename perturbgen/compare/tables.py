@@ -22,6 +22,8 @@ from perturbgen.evaluate import place
 class Book:
     """All measured rows, conditions x genes; those of ``data.train`` are ``released``.
 
+    ``layout`` (conditions,) says where each was measured, if that was told.
+
     What is learnt from and compared is within ± ``clip``; which genes respond is seen in the table
     as it is, since a limit makes the strongest genes equal.
     """
@@ -29,6 +31,7 @@ class Book:
     table: pd.DataFrame
     released: np.ndarray
     clip: float | None = None
+    layout: np.ndarray | None = None
 
     @classmethod
     def of(cls, data: TableSettings) -> Book:
@@ -77,6 +80,8 @@ class Book:
         index = self.table.index
         labels = {name: np.array(index.get_level_values(name), str) for name in CONDITION}
         # On disk, for every job would have to pass the table through a pipe.
+        if self.layout is not None:
+            labels["layout"] = self.layout
         with atomic_path(path) as part:
             np.savez(
                 part,
@@ -96,7 +101,8 @@ class Book:
             index = pd.MultiIndex.from_arrays(labels, names=CONDITION)
             genes = pd.Index(file["genes"].astype(object), name="gene")
             table, clip = pd.DataFrame(file["values"], index, genes), float(file["clip"])
-            return cls(table, file["released"], None if np.isnan(clip) else clip)
+            layout = file.get("layout")
+            return cls(table, file["released"], None if np.isnan(clip) else clip, layout)
 
 
 def _complete(table: pd.DataFrame, name: str) -> pd.DataFrame:

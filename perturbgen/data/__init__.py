@@ -1,7 +1,7 @@
 """What lies between a file and a batch: readers, schema, stores, covariates, splits, pseudobulk."""
 
 from perturbgen.core.h5ad import write_h5ad
-from perturbgen.data.aggregate import groups_of, pseudobulk
+from perturbgen.data.aggregate import groups_of, layout_of, pseudobulk
 from perturbgen.data.backing import SparseRows
 from perturbgen.data.covariates import (
     CovariateEncoder,

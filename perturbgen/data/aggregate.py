@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 from numba import njit
+from scipy.sparse.csgraph import connected_components
 
 from perturbgen.core.errors import CountsError, shorten
 from perturbgen.data.covariates import complete
@@ -134,3 +135,17 @@ def _add_up(
             at += total[gene] != 0
             total[gene] = 0
         out_offsets[k + 1] = at
+
+
+def layout_of(obs: pd.DataFrame) -> pd.Series:
+    """Where each compound was measured: its rows, and the group of plates that share compounds.
+
+    Compounds of equal labels shared plates and rows, and with them whatever these do to counts.
+    """
+    table = pd.crosstab(obs["compound"].astype(str), obs["plate"].astype(str)) > 0
+    # what is on every plate (controls) would join plates of different compounds
+    own = table[~table.all(axis=1)].astype(int)
+    linked: Any = connected_components((own @ own.T).to_numpy())[1] if len(own) else []
+    library = pd.Series(linked, own.index).astype(str).reindex(table.index, fill_value="")
+    rows = obs["row"].astype(str).groupby(obs["compound"].astype(str)).unique()
+    return library + rows.map(sorted).map("".join)

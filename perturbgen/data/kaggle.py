@@ -225,6 +225,8 @@ def _read_excluded(folder: Path, cells: pd.Index, genes: pd.Index) -> np.ndarray
     # Whole cells must stay: it is counts of single genes that the organisers' own DE did not see.
     names = ["obs_id", "gene"]
     pairs = read_frame(path, columns=names, text=names, may_be_empty=True)[names]
+    # a file cut within a line would keep counts that the rest of it excludes
+    require_values(pairs, ["gene"], "obs_id", path)
     cell = cells.get_indexer(pd.Index(pairs["obs_id"], dtype=object))
     gene = genes.get_indexer(pd.Index(pairs["gene"], dtype=object))
     known = (cell >= 0) & (gene >= 0)

@@ -51,6 +51,10 @@ _EXPLAIN: Final[dict[str, tuple[str, str]]] = {
         "needs the mean perturbation of the training rows, and none was given",
         "score(..., reference=train.mean()), or the mean of each cell type as a frame",
     ),
+    "layout": (
+        "needs to know where each condition was measured, and was not told",
+        "score(..., layout=...), a label of plates and row for every condition",
+    ),
     "log_probs": (
         "needs log probabilities of withheld cells",
         "held_out_nll(log_probs, conditions)",
@@ -59,10 +63,15 @@ _EXPLAIN: Final[dict[str, tuple[str, str]]] = {
 
 
 def choose_metrics(
-    names: Sequence[str] | None, *, cells: bool = False, reference: bool = False
+    names: Sequence[str] | None,
+    *,
+    cells: bool = False,
+    reference: bool = False,
+    layout: bool = False,
 ) -> list[Metric]:
     """The metrics of these names, or all that can be computed; others are an error."""
-    possible = ["cells"] if cells else ["tables", "reference"] if reference else ["tables"]
+    given = {"cells": cells, "tables": not cells, "reference": reference, "layout": layout}
+    possible = [name for name, is_given in given.items() if is_given]
     if names is None:
         return [metric for metric in METRICS.values() if metric.needs in possible]
     chosen = [METRICS[name] for name in dict.fromkeys(names)]

@@ -277,10 +277,10 @@ def _in_ranges(column: pd.Series) -> pd.Series:
     return pd.Series(labels, column.index)
 
 
-def find_clusters(
+def find_labels(
     index: pd.Index, conditions: pd.DataFrame | None, name: str | None
 ) -> pd.Series | None:
-    """The cluster of each condition: a level of the index, or a column about conditions."""
+    """A label of each condition: a level of the index, or a column about conditions."""
     if name is None:
         return None
     if name in index.names:
@@ -289,6 +289,6 @@ def find_clusters(
         return conditions[name].reindex(index)
     columns = [] if conditions is None else list(conditions)
     raise SchemaError(
-        f"there is no {name!r} to cluster by",
+        f"nothing about conditions is called {name!r}",
         expected=f"one of {shorten([*index.names, *columns], 12)}",
     )

@@ -211,6 +211,16 @@ TABLE_METRICS: Final = (
         scale_free=True,
     ),
     _told_apart(
+        "discrimination_same_layout",
+        "Discrimination (same layout)",
+        "As perturbation_discrimination, among the conditions of the same cell type that were "
+        "measured in the same places (plates and row, say): what is left cannot be the layout.",
+        lambda t: _discrimination(t.truth.values, t.prediction.values, t.places),
+        "any constant table: ½",
+        needs="layout",
+        scale_free=True,
+    ),
+    _told_apart(
         "discrimination_l1",
         "Discrimination (L1)",
         "As perturbation_discrimination, with Manhattan distances as in the Virtual Cell "

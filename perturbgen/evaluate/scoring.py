@@ -21,7 +21,7 @@ from perturbgen.evaluate.labels import (
     align,
     align_all,
     effect_sizes,
-    find_clusters,
+    find_labels,
     shared,
     strata,
 )
@@ -40,6 +40,7 @@ def score(
     rows: Policy = "exact",
     reference: pd.DataFrame | pd.Series | None = None,
     groups: str | pd.Series | None = _CELL_TYPE,
+    layout: pd.Series | None = None,
     level: float = 0.05,
     adjust: bool = True,
     clip: float | None = None,
@@ -50,14 +51,14 @@ def score(
     ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any
     statistic, as long as no DE metric is wanted). Other genes or rows are errors unless ``genes``
     or ``rows`` is ``truth`` (the prediction may have more) or ``intersection``. ``groups``, a level
-    of the index or a column of labels, says which conditions are told apart from which.
-    ``reference`` is the mean perturbation of the training rows, a value a gene or conditions x
-    genes. A gene responds where its p, Benjamini-Hochberg adjusted within the condition with
-    ``adjust``, is at most ``level``; this is seen in the tables as they are, everything else within
-    ± ``clip``. NaN where a metric says nothing of a condition: no gene responds, or there is no
-    other condition to be told apart from.
+    of the index or a column of labels, says which conditions are told apart from which, ``layout``
+    which of them were measured in the same places. ``reference`` is the mean perturbation of the
+    training rows, a value a gene or conditions x genes. A gene responds where its p,
+    Benjamini-Hochberg adjusted within the condition with ``adjust``, is at most ``level``; this is
+    seen in the tables as they are, everything else within ± ``clip``. NaN where a metric says
+    nothing of a condition: no gene responds, or there is no other condition to be told apart from.
     """
-    chosen = choose_metrics(metrics, reference=reference is not None)
+    chosen = choose_metrics(metrics, reference=reference is not None, layout=layout is not None)
     _require_level(level)
     true, predicted = align(truth, prediction, genes=genes, rows=rows, name=name)
     pair = Pair(
@@ -65,6 +66,7 @@ def score(
         Values(predicted.to_numpy(), level, adjust, clip),
         _find_groups(true.index, groups),
         _find_reference(true, reference),
+        None if layout is None else _find_groups(true.index, layout),
     )
     return pd.DataFrame(pair.scores(chosen), _names(chosen), true.index)
 
@@ -156,6 +158,7 @@ def scorecard(
     rows: Policy = "exact",
     reference: pd.DataFrame | pd.Series | None = None,
     groups: str | pd.Series | None = _CELL_TYPE,
+    layout: str | None = None,
     level: float = 0.05,
     adjust: bool = True,
     resamples: int = 1000,
@@ -168,9 +171,10 @@ def scorecard(
     or ``genes`` as ``intersection``, all predictions are scored on what all of them have.
     ``conditions``, labelled as the truth, gives strata (``n_cells``, ``compound_seen``, ...) beside
     effect size and the levels of the index; ``clusters`` names a level of the index or a column of
-    it: conditions that are resampled together. See :func:`score` for the rest.
+    it: conditions that are resampled together; ``layout`` one that says where they were measured.
+    See :func:`score` for the rest.
     """
-    chosen = choose_metrics(metrics, reference=reference is not None)
+    chosen = choose_metrics(metrics, reference=reference is not None, layout=layout is not None)
     _require_level(level)
     true, tables = align_all(truth, predictions, genes=genes, rows=rows)
     # A published generative approach to OP3 scored worse than zeros: they are there by default.
@@ -179,9 +183,11 @@ def scorecard(
     # One for all methods: ranks and responding genes of the truth are found once.
     values = Values(true.to_numpy(), level, adjust)
     told_apart, mean = _find_groups(true.index, groups), _find_reference(true, reference)
+    where = find_labels(true.index, conditions, layout)
+    places = None if where is None else where.astype(str).to_numpy()
     scored = {}
     for name, table in tables.items():
-        pair = Pair(values, Values(table.to_numpy(), level, adjust), told_apart, mean)
+        pair = Pair(values, Values(table.to_numpy(), level, adjust), told_apart, mean, places)
         scored[name] = pd.DataFrame(pair.scores(chosen), _names(chosen), true.index)
     about = {"conditions": len(true), "genes": true.shape[1], "level": level, "adjusted_p": adjust}
     return Scorecard(
@@ -190,7 +196,7 @@ def scorecard(
         positive,
         tuple(baselines),
         strata=strata(true.index, conditions, effect_sizes(values, true.index)),
-        clusters=find_clusters(true.index, conditions, clusters),
+        clusters=find_labels(true.index, conditions, clusters),
         headline=tuple(headline),
         resamples=resamples,
         seed=seed,

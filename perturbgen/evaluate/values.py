@@ -39,7 +39,7 @@ class Metric:
     low: float = 0
     high: float = math.inf
     zeros: float | None = None
-    needs: str = "tables"  # or reference, cells, log_probs
+    needs: str = "tables"  # or reference, layout, cells, log_probs
     scale_free: bool = False
     across: bool = False
     version: int = 1
@@ -117,14 +117,16 @@ class Values:
 class Pair:
     """A truth and a prediction that has the truth's rows.
 
-    ``groups`` (conditions,) says which conditions are told apart from which; ``reference``
-    (conditions, genes) is the mean perturbation of the training rows.
+    ``groups`` (conditions,) says which conditions are told apart from which, ``layout`` which of
+    them were measured in the same places; ``reference`` (conditions, genes) is the mean
+    perturbation of the training rows.
     """
 
     truth: Values
     prediction: Values
     groups: Array
     reference: Array | None = None
+    layout: Array | None = None
 
     def scores(self, metrics: Sequence[Metric]) -> Array:
         """The scores (metrics, conditions), a few rows at a time where rows stand alone."""
@@ -146,6 +148,12 @@ class Pair:
             rows = slice(start, start + _BLOCK_ROWS)
             reference = None if self.reference is None else self.reference[rows]
             yield Pair(true, predicted, self.groups[rows], reference)
+
+    @property
+    def places(self) -> Array:
+        """Groups and layout in one label (conditions,)."""
+        layout = np.zeros(len(self.groups)) if self.layout is None else self.layout
+        return np.char.add(np.char.add(self.groups.astype(str), "|"), layout.astype(str))
 
     @cached_property
     def deviations(self) -> Pair:

@@ -122,6 +122,7 @@ def _read_channel(path: str | Path) -> np.ndarray:
     from PIL import Image
 
     path = require_file(path, "image")
+    known = (OSError, SyntaxError, ValueError, EOFError)
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a TIFF that ends too soon, and fills up with zeros
@@ -132,7 +133,7 @@ def _read_channel(path: str | Path) -> np.ndarray:
                 image.verify()
             with Image.open(path) as image:
                 pixels = np.array(image)
-    except (OSError, SyntaxError, ValueError, EOFError, UserWarning) as error:
+    except (*known, Image.DecompressionBombError, Warning) as error:
         raise InputError(
             f"{path} cannot be read: {error}", expected="a whole PNG or TIFF", cause=BROKEN
         ) from None

@@ -166,3 +166,22 @@ def test_a_second_comparison_in_the_same_folder_is_told_of_the_first(
     assert "is being written by process" in capsys.readouterr().err
     assert _run(arguments) == 0
     assert not (tmp_path / "out" / ".lock").exists()
+
+
+def test_compounds_are_told_apart_within_their_layout(
+    folder: Path, full: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = full.index.to_frame(index=False)
+    told["layout"] = np.resize(["1A", "2B"], len(told))
+    told.to_csv(folder / "conditions.csv", index=False)
+    config = tmp_path / "places.toml"
+    text = f'[data]\nfolder = "{folder}"\n{{}}[splits.cell_types]\n[methods.additive]\n'
+    config.write_text(text.format('conditions = "conditions.csv"\n[score]\nlayout = "layout"\n'))
+    arguments = ["compare", str(config), "--workers", "1", "--no-report", "--out", "out"]
+    assert _run(arguments) == 0
+    assert "discrimination_same_layout" in (tmp_path / "out" / "scorecard.json").read_text()
+    # results without a layout are others
+    config.write_text(text.format(""))
+    assert _run(arguments) == 0
+    assert "discrimination_same_layout" not in (tmp_path / "out" / "scorecard.json").read_text()

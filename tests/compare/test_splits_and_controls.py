@@ -225,7 +225,7 @@ def test_a_missing_file_is_told_before_anything_is_fitted(
 def test_unknown_targets_and_schedulers_are_told(run: Run, tmp_path: Path) -> None:
     with pytest.raises(SchemaError, match="no compound 'drug9'"):
         run(tmp_path / "never", splits={"kaggle": {"known": ["drug 0", "drug9"]}})
-    with pytest.raises(SchemaError, match="no 'plate' to cluster by"):
+    with pytest.raises(SchemaError, match="nothing about conditions is called 'plate'"):
         run(tmp_path / "never", score={"clusters": "plate"})
     assert not (tmp_path / "never").exists()
     with pytest.raises(SchemaError, match="no cell type 'B-cells'"):

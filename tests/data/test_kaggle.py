@@ -98,6 +98,15 @@ def test_exclusion_removes_exactly_the_listed_pairs_and_no_cell(kaggle: Any) -> 
     )
 
 
+def test_a_list_of_exclusions_that_was_cut_is_refused(kaggle: Any) -> None:
+    ids = kaggle.meta["obs_id"]
+    folder = kaggle.write(excluded=[(ids[0], "TP53"), (ids[2], "IL2")])
+    path = folder / "adata_excluded_ids.csv"
+    path.write_text(path.read_text().rstrip().removesuffix("IL2"))
+    with pytest.raises(SchemaError, match="'gene' is missing in 1 rows"):
+        read_competition(folder)
+
+
 def test_organisers_plates_rename_ours_and_keep_theirs(kaggle: Any) -> None:
     obs = read_competition(kaggle.write(), organisers_plates=True).obs
     assert list(obs["plate_name"]) == list(kaggle.meta["plate_name"])

@@ -7,7 +7,7 @@ import pytest
 import scipy.sparse as sp
 
 from perturbgen.core.errors import CountsError, SchemaError
-from perturbgen.data.aggregate import pseudobulk
+from perturbgen.data.aggregate import layout_of, pseudobulk
 
 
 @pytest.fixture
@@ -94,3 +94,18 @@ def test_unknown_column_and_missing_values_are_named(cells: ad.AnnData) -> None:
         pseudobulk(cells, by=["compond"])
     with pytest.raises(SchemaError, match="missing in 2 cells: 'a', 'c'"):
         pseudobulk(cells, by=["dose"])
+
+
+def test_compounds_of_the_same_plates_and_row_have_one_layout() -> None:
+    wells = [
+        # a library on two plates, where b lost one of its wells
+        *[("p1", "A", "a"), ("p2", "A", "a"), ("p1", "A", "b"), ("p2", "B", "c")],
+        *[("p3", "A", "d"), ("p3", "B", "e")],
+        *[(plate, row, "vehicle") for plate in ("p1", "p2", "p3") for row in "AB"],
+    ]
+    obs = pd.DataFrame(wells, columns=["plate", "row", "compound"])
+    found = layout_of(pd.concat([obs, obs]))
+    assert found["a"] == found["b"]
+    assert found.nunique() == 5
+    # one library: every compound may be on every plate
+    assert layout_of(obs[obs["plate"] == "p3"])[["d", "e"]].tolist() == ["A", "B"]

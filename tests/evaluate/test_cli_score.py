@@ -186,7 +186,7 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
         ("de_train.parquet flat.csv --positive oracle", "the control 'oracle' has no scores"),
         ("de_train.parquet flat.csv --genes some", "genes='some' is no policy"),
         ("de_train.parquet conditions.txt", "conditions.txt is no table"),
-        ("de_train.parquet flat.csv --clusters donor", "no 'donor' to cluster by"),
+        ("de_train.parquet flat.csv --clusters donor", "is called 'donor'"),
         ("de_train.parquet outcome.h5ad --layer x --id-map id_map.csv", "has no layer 'x'"),
         ("de_train.parquet flat.csv --duplicate nothing.csv", "no DE table at nothing.csv"),
         ("de_train.parquet id_map.csv", "id_map has no gene"),

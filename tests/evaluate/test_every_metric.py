@@ -23,7 +23,7 @@ from perturbgen.evaluate import cells as c
 from perturbgen.evaluate.cells import CELL_METRICS, _CellPair
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from perturbgen.evaluate.values import _evidence_weights
-from tests.evaluate.tables import experiment, frame
+from tests.evaluate.tables import experiment, frame, told
 from tests.evaluate.test_attacks import ATTACKS
 
 SILENT = (
@@ -54,7 +54,7 @@ OF_CELLS = [metric.name for metric in CELL_METRICS if metric.needs == "cells"]
 
 def mean_score(name: str, truth: pd.DataFrame, prediction: pd.DataFrame) -> float:
     """Turned so that more is better."""
-    found = score(truth, prediction, metrics=[name], reference=truth.mean()).loc[name]
+    found = score(truth, prediction, metrics=[name], **told(truth)).loc[name]
     return float(METRICS[name].sign * np.nanmean(found))
 
 

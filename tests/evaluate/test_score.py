@@ -12,7 +12,7 @@ from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.evaluate import METRICS, Values, open_problems_mean_score, score, scorecard
 from perturbgen.evaluate.catalogue import _OPEN_PROBLEMS
 from perturbgen.evaluate.metrics import TABLE_METRICS
-from tests.evaluate.tables import experiment, frame
+from tests.evaluate.tables import experiment, frame, told
 
 
 def test_the_record_in_files_is_what_other_programs_read() -> None:
@@ -46,13 +46,12 @@ def test_a_perfect_prediction_has_the_best_value_and_others_are_within_range(
     metric: object,
 ) -> None:
     truth, prediction, _ = experiment()
-    reference = truth.mean()
     [name] = [metric.name]  # type: ignore[attr-defined]
     record = METRICS[name]
-    perfect = score(truth, truth, metrics=[name], reference=reference).loc[name]
+    perfect = score(truth, truth, metrics=[name], **told(truth)).loc[name]
     np.testing.assert_allclose(perfect, record.best, atol=1e-12)
     for other in (prediction, -truth, 3 * truth, truth * 0 + 1):
-        values = score(truth, other, metrics=[name], reference=reference).loc[name].to_numpy()
+        values = score(truth, other, metrics=[name], **told(truth)).loc[name].to_numpy()
         assert ((values >= record.low - 1e-12) & (values <= record.high + 1e-12)).all()
         assert (record.sign * (record.best - values) >= -1e-9).all()
 
@@ -61,12 +60,12 @@ def test_a_perfect_prediction_has_the_best_value_and_others_are_within_range(
 def test_zeros_get_what_the_record_says(metric: object) -> None:
     name = metric.name  # type: ignore[attr-defined]
     truth, prediction, _ = experiment()
-    values = score(truth, truth * 0, metrics=[name], reference=truth.mean()).loc[name]
+    values = score(truth, truth * 0, metrics=[name], **told(truth)).loc[name]
     if METRICS[name].zeros is not None:
         assert values.mean() == pytest.approx(METRICS[name].zeros)
     else:
         worse = METRICS[name].sign * values.mean()
-        honest = score(truth, prediction, metrics=[name], reference=truth.mean()).loc[name].mean()
+        honest = score(truth, prediction, metrics=[name], **told(truth)).loc[name].mean()
         assert worse < METRICS[name].sign * honest
 
 
@@ -74,14 +73,12 @@ def test_zeros_get_what_the_record_says(metric: object) -> None:
 def test_order_of_genes_rows_and_levels_does_not_matter(metric: object) -> None:
     name = metric.name  # type: ignore[attr-defined]
     truth, prediction, _ = experiment(conditions=21)
-    before = score(truth, prediction, metrics=[name], reference=truth.mean())
+    before = score(truth, prediction, metrics=[name], **told(truth))
     rng = np.random.default_rng(0)
     genes, rows = rng.permutation(truth.columns), rng.permutation(len(truth))
     moved = prediction[genes].iloc[rng.permutation(len(truth))].swaplevel()
-    pd.testing.assert_frame_equal(
-        score(truth, moved, metrics=[name], reference=truth.mean()), before
-    )
-    turned = score(truth[genes].iloc[rows], prediction, metrics=[name], reference=truth.mean())
+    pd.testing.assert_frame_equal(score(truth, moved, metrics=[name], **told(truth)), before)
+    turned = score(truth[genes].iloc[rows], prediction, metrics=[name], **told(truth))
     tolerance = METRICS[name].tolerance
     pd.testing.assert_frame_equal(turned[before.columns], before, rtol=tolerance)
 
@@ -91,8 +88,7 @@ def test_scale_free_metrics_and_only_those_ignore_the_size_of_a_prediction(metri
     name = metric.name  # type: ignore[attr-defined]
     truth, prediction, _ = experiment()
     one, other = (
-        score(truth, c * prediction, metrics=[name], reference=truth.mean()).loc[name]
-        for c in (1.0, 0.37)
+        score(truth, c * prediction, metrics=[name], **told(truth)).loc[name] for c in (1.0, 0.37)
     )
     assert np.allclose(one, other, atol=1e-9) == METRICS[name].scale_free
 
@@ -126,14 +122,14 @@ def test_genes_respond_before_values_are_limited(caplog: pytest.LogCaptureFixtur
         score(truth.clip(-4, 4), prediction.clip(-4, 4)).loc[rest],
     )
     assert Values(truth.to_numpy(), clip=4).blocks[0].de.sum() == 7
-    for table, adjust, told in (
+    for table, adjust, warned in (
         (truth, True, False),
         (truth.clip(-4, 4), True, True),
         (truth.clip(-4, 4), False, False),
     ):
         caplog.clear()
         scorecard(table, {"same": table}, adjust=adjust, resamples=2)
-        assert ("the truth ends at ±4" in caplog.text) == told
+        assert ("the truth ends at ±4" in caplog.text) == warned
 
 
 def test_the_reference_is_subtracted_by_label() -> None:

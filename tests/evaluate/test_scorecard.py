@@ -336,7 +336,7 @@ def test_methods_need_the_same_metrics_and_conditions() -> None:
     truth, prediction, _ = experiment(conditions=4)
     with pytest.raises(ConfigError, match="no prediction to score"):
         scorecard(truth, {})
-    with pytest.raises(SchemaError, match="no 'plate' to cluster by"):
+    with pytest.raises(SchemaError, match="nothing about conditions is called 'plate'"):
         scorecard(truth, {"p": prediction}, clusters="plate")
 
 
@@ -381,3 +381,23 @@ def test_files_say_the_same(tmp_path: Path) -> None:
 )
 def test_a_name_in_a_markdown_table_is_only_a_name(name: str, shown: str) -> None:
     assert markdown_table([{"method": name}]).splitlines()[-1] == f"| {shown} |"
+
+
+def test_what_tells_places_apart_alone_tells_no_compound_of_a_place_apart() -> None:
+    truth, _, _ = experiment(conditions=40)
+    rng = np.random.default_rng(0)
+    places = pd.Series(np.resize(list("abcde"), len(truth)), truth.index, name="layout")
+    of_place = dict(zip("abcde", rng.normal(size=(5, truth.shape[1])), strict=True))
+    shared = np.array([of_place[place] for place in places])
+    truth = truth + 3 * shared
+    prediction = truth * 0 + shared
+    card = scorecard(
+        truth, {"p": prediction}, conditions=places.to_frame(), layout="layout", resamples=20
+    )
+    value = card.table.set_index(["method", "metric"])["value"]
+    assert value["p", "perturbation_discrimination"] > 0.8
+    assert value["p", "discrimination_same_layout"] == pytest.approx(0.5, abs=0.08)
+    assert value["zeros", "discrimination_same_layout"] == 0.5
+    assert "discrimination_same_layout" not in scorecard(truth, {"p": truth}).metrics
+    with pytest.raises(ConfigError, match="where each condition was measured"):
+        score(truth, prediction, metrics=["discrimination_same_layout"])

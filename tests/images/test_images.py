@@ -1,6 +1,8 @@
 """Image files: found by key, read whole or not at all, shown in colour."""
 
 import shutil
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -111,3 +113,36 @@ def test_six_real_channels(real_data: Path) -> None:
     assert stack.shape == (6, 512, 512)
     picture = composite(stack)
     assert picture.std(axis=(0, 1)).min() > 15  # all of red, green and blue say something
+
+
+@pytest.mark.parametrize("size", [(10_000, 10_000), (60_000, 60_000)])
+def test_a_picture_that_would_fill_memory_is_explained(
+    size: tuple[int, int], tmp_path: Path
+) -> None:
+    # Pillow warns of the first and refuses the second, each in a way of its own
+    header = struct.pack(">II5B", *size, 8, 0, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"IDAT", b""), (b"IEND", b"")]
+    path = tmp_path / "large.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+    )
+    with pytest.raises(InputError, match="decompression bomb"):
+        _read_channel(path)
+
+
+def test_no_changed_byte_of_a_png_gives_other_pixels(tmp_path: Path) -> None:
+    path, pixels = tmp_path / "a.png", np.random.default_rng(0).integers(0, 99, (8, 8), np.uint8)
+    Image.fromarray(pixels).save(path)
+    content = path.read_bytes()
+    told = 0
+    for at in range(len(content)):
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        try:
+            np.testing.assert_array_equal(_read_channel(path), pixels)
+        except InputError:
+            told += 1
+    assert told > len(content) * 0.9

@@ -18,6 +18,7 @@ from perturbgen.core.errors import InputError, StorageError
 from perturbgen.core.tables import VEHICLE
 from perturbgen.simulate import SimulatedExperiment, load_world, simulate
 from perturbgen.simulate.op3 import experiment as experiment_module
+from perturbgen.simulate.op3.cells import cell_ids
 from perturbgen.simulate.op3.world import _OBS_COLUMNS
 
 FILES = {
@@ -33,7 +34,9 @@ FILES = {
     "truth.h5ad",
     "truth_cells.h5ad",
     "truth_pseudobulk.h5ad",
+    "truth_states.parquet",
     "de_truth.parquet",
+    "conditions.csv",
     "simulation.toml",
     "README.txt",
 }
@@ -126,12 +129,12 @@ def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
 
 def test_ids_say_nothing_of_the_order_and_never_collide(tiny: SimulatedExperiment) -> None:
     world, other = tiny.world, replace(tiny.world, seed=2)
-    ids = world._cell_ids(0, 50_000)
+    ids = cell_ids(world.seed, 0, 50_000)
     assert len(set(ids)) == 50_000
     rank = pd.Series(ids).rank()
     assert abs(np.corrcoef(rank, np.arange(len(rank)))[0, 1]) < 0.02
-    assert world._cell_ids(100, 5) == ids[100:105]
-    assert not set(other._cell_ids(0, 1000)) & set(ids)
+    assert cell_ids(world.seed, 100, 5) == ids[100:105]
+    assert not set(cell_ids(other.seed, 0, 1000)) & set(ids)
 
 
 def test_withheld_cells_are_the_other_b_and_myeloid_cells(

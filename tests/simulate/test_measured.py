@@ -80,16 +80,18 @@ def test_a_random_subset_covers_the_range_of_expression() -> None:
     assert np.array_equal(everything, np.arange(1000))
 
 
-def test_cell_types_and_rare_genes_respond_as_set() -> None:
+def test_cell_types_respond_and_die_as_set() -> None:
     plain = build_world(preset_settings("tiny"), seed=0)
-    overrides = ["effects.cell_types.B cells=0.5", "effects.expression_slope=0.4"]
+    overrides = ["effects.cell_types.B cells=0.5", "effects.frailty.NK cells=3"]
     changed = build_world(preset_settings("tiny", overrides=overrides), seed=0)
     before, after = (np.arctanh(w.effects.log2_fold_change / 5) for w in (plain, changed))
-    ratio = np.sqrt((after**2).sum(axis=1) / (before**2).sum(axis=1))
-    b, nk = CELL_TYPES.index("B cells"), CELL_TYPES.index("NK cells")
-    assert np.allclose(ratio[b] / ratio[nk], 0.5, rtol=1e-2)
-    rank = plain.share.mean().rank().to_numpy()
-    assert np.corrcoef(rank, np.log(ratio[nk]))[0, 1] < -0.95
+    ratio = np.sqrt((after**2).sum(axis=(1, 2)) / (before**2).sum(axis=(1, 2)))
+    assert np.allclose(ratio, [0.5 if name == "B cells" else 1 for name in CELL_TYPES], rtol=1e-3)
+    lost, more = (-np.log(w.effects.survival) for w in (plain, changed))
+    active = lost.columns != "Dimethyl Sulfoxide"
+    gain = (more - lost).loc[:, active]
+    assert (gain.loc["NK cells"] > 0).all()
+    assert np.allclose(gain.drop(index="NK cells"), 0, atol=1e-9)
 
 
 def test_the_preset_of_2025_is_the_world_of_2025() -> None:

@@ -39,6 +39,19 @@ def test_every_cell_has_its_own_size_in_a_mixed_batch() -> None:
             assert chi_square_p(counts[size == value, gene], value * share[gene], r[gene]) > 1e-3
 
 
+def test_a_tilt_multiplies_the_means_and_changes_no_law() -> None:
+    factor = np.repeat([0.3, 1.0, 4.0], 60_000)
+    share, r = np.array([0.05, 1.0]), np.array([0.5, 2.0])
+    tilt = np.log(np.stack([factor, factor[::-1]]))
+    counts = sample_nb_sparse(
+        np.random.default_rng(6), size=np.ones(len(factor)), share=share, r=r, tilt=tilt
+    ).toarray()
+    for gene, factors in enumerate((factor, factor[::-1])):
+        for value in (0.3, 1.0, 4.0):
+            draws = counts[factors == value, gene]
+            assert chi_square_p(draws, value * share[gene], r[gene]) > 1e-3
+
+
 def test_the_chi_square_would_notice_a_wrong_law() -> None:
     counts = sample_nb_sparse(
         np.random.default_rng(5), size=np.ones(100_000), share=np.array([0.2]), r=np.array([1.0])

@@ -25,6 +25,11 @@ from perturbgen.simulate.op3.settings import (
 # Mean count from which drawing every entry costs less than drawing the non-zero ones.
 _DENSE_ABOVE: Final = 0.3
 
+# The steps of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers: no two ids are
+# equal, and their order tells nothing of the cells.
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX: Final = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
+
 _Floats = NDArray[np.floating]
 _Ints = NDArray[np.integer]
 
@@ -43,11 +48,22 @@ class Stream(IntEnum):
     EXCLUDED = 8
     MULTIOME = 9
     WELLS = 10
+    STATES = 11
 
     def rng(self, seed: int, *key: int) -> np.random.Generator:
         """A generator that depends on the seed, the stream and the key, not on what ran before."""
         spawn_key = (int(self), *(int(k) for k in key))
         return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=spawn_key))
+
+
+def cell_ids(seed: int, first: int, count: int) -> list[str]:
+    """Ids (16 hexadecimal digits) of the cells numbered from ``first``."""
+    x = np.arange(first, first + count, dtype=np.uint64)
+    x = (x + np.random.SeedSequence(seed).generate_state(1, np.uint64)[0]) * _GOLDEN
+    for shift, factor in _MIX:
+        x = (x ^ (x >> np.uint64(shift))) * factor
+    x = x ^ (x >> np.uint64(31))
+    return [f"{value:016x}" for value in x.tolist()]
 
 
 def count_cells(
@@ -217,20 +233,26 @@ class Noise:
 
 
 def sample_nb_sparse(
-    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
+    rng: np.random.Generator,
+    *,
+    size: _Floats,
+    share: _Floats,
+    r: _Floats,
+    tilt: _Floats | None = None,
 ) -> sparse.csr_array:
     """NB counts (cells, genes), CSR, of means ``outer(size, share)`` and variance m + m^2/r.
 
     ``size`` (cells,) are positive library sizes, ``share`` (genes,) relative expression, ``r``
-    (genes,) positive NB sizes, ``inf`` being the Poisson limit. Well expressed genes are drawn as
-    gamma-Poisson, the others as clusters; both are exact.
+    (genes,) positive NB sizes, ``inf`` being the Poisson limit; ``tilt`` (genes, cells) is the log
+    of what multiplies each mean. Well expressed genes are drawn as gamma-Poisson, the others as
+    clusters; both are exact.
     """
     is_dense = size.sum() * share > _DENSE_ABOVE * len(size)
     dense, rare = np.flatnonzero(is_dense), np.flatnonzero(~is_dense)
-    parts = [
-        (*_gamma_poisson(rng, size=size, share=share[dense], r=r[dense]), dense),
-        (*_clusters(rng, size=size, share=share[rare], r=r[rare]), rare),
-    ]
+    parts = []
+    for draw, genes in ((_gamma_poisson, dense), (_clusters, rare)):
+        part = None if tilt is None else tilt[genes]
+        parts.append((*draw(rng, size=size, share=share[genes], r=r[genes], tilt=part), genes))
     cell = np.concatenate([part[0] for part in parts])
     gene = np.concatenate([part[3][part[1]] for part in parts])
     count = np.concatenate([part[2] for part in parts])
@@ -257,37 +279,61 @@ def sample_nb_total(
 
 
 def _gamma_poisson(
-    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
+    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats, tilt: _Floats | None
 ) -> tuple[_Ints, _Ints, _Ints]:
     """Non-zero entries (cell, gene, count): k ~ Poisson(m x Gamma(r, 1/r))."""
     # infinite over infinite would be NaN
     finite = np.where(np.isinf(r), 1.0, r)
     wobble = rng.standard_gamma(finite, size=(len(size), len(share))) / finite
     wobble[:, np.isinf(r)] = 1.0
+    if tilt is not None:
+        wobble *= np.exp(tilt).T
     counts = rng.poisson(wobble * np.outer(size, share)).astype(np.int32)
     cell, gene = np.nonzero(counts)
     return cell.astype(np.int32), gene.astype(np.int32), counts[cell, gene]
 
 
 def _clusters(
-    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats
+    rng: np.random.Generator, *, size: _Floats, share: _Floats, r: _Floats, tilt: _Floats | None
 ) -> tuple[_Ints, _Ints, _Ints]:
     """Entries (cell, gene, count), to be added up where they repeat, whose sums are NB.
 
     NB(m, r) is a Poisson(r log(1 + m/r)) number of clusters of logarithmic size with p = m/(m + r)
     (Quenouille 1949). Clusters are proposed as Poisson(m), which is never fewer, and kept with
-    probability log(1 + m/r) / (m/r).
+    probability log(1 + m/r) / (m/r). With a tilt they are proposed at each gene's largest one.
     """
-    total = size.sum()
+    peak = tilt.max(axis=1, initial=-np.inf) if tilt is not None else np.zeros(len(share))
     # for all cells of a gene at once: the cost follows the counts, not cells x genes
-    proposals = rng.poisson(total * share)
+    proposals = rng.poisson(size.sum() * share * np.exp(peak))
     gene = np.repeat(np.arange(len(share), dtype=np.int32), proposals)
-    cell = np.searchsorted(np.cumsum(size) / total, rng.random(len(gene)), side="right").astype(
-        np.int32
-    )
-    # the cumulative share may round to just below one, and the last cell would be overrun
-    np.minimum(cell, len(size) - 1, out=cell)
+    cell = _owners(rng.random(len(gene)), size)
+    if tilt is not None:
+        # 32 bits number the genes and cells of a well
+        below = (peak[:, None] - tilt).ravel()[gene * len(size) + cell]
+        # exp(-below) is the chance of an exponential number to be larger
+        kept = rng.standard_exponential(len(gene), dtype=np.float32) >= below
+        cell, gene, below = cell[kept], gene[kept], below[kept]
     ratio = size[cell] * (share / r)[gene]
+    if tilt is not None:
+        ratio *= np.exp(peak[gene] - below)
     keep = rng.random(len(gene)) * ratio <= np.log1p(ratio)
     p = ratio[keep] / (1 + ratio[keep])
     return cell[keep], gene[keep], rng.logseries(p).astype(np.int32)
+
+
+def _owners(places: _Floats, size: _Floats) -> _Ints:
+    """The cell in whose part of 0 to 1, as wide as its ``size`` (cells,), each place lies."""
+    if not len(size):
+        return np.zeros(0, np.int32)
+    ends = np.cumsum(size) / size.sum()
+    # a binary search costs five times as much: here most places find their cell at once
+    steps = 32 * len(size)
+    first = np.searchsorted(ends, np.arange(steps) / steps, side="right").astype(np.int32)
+    # the last end may round to just below one, and the last cell would be overrun
+    ends[-1] = 1.0
+    cell = np.minimum(first, len(size) - 1)[(places * steps).astype(np.int32)]
+    late = np.flatnonzero(places >= ends[cell])
+    while len(late):
+        cell[late] += 1
+        late = late[places[late] >= ends[cell[late]]]
+    return cell

@@ -46,42 +46,28 @@ class Effects:
     def draw(
         cls,
         compounds: list[str],
-        share: pd.DataFrame,
+        genes: list[str],
         settings: SimulationSettings,
         signatures: DrugSignatures | None,
         measured: pd.Series | None = None,
         *,
         rng: np.random.Generator,
     ) -> Effects:
-        """Of all compounds on all genes (columns of ``share``, baseline cell types x genes).
+        """Of all compounds on all genes; real signatures replace invented ones where given.
 
-        Real signatures replace invented ones where given.
         ``measured`` are mean square effects of real compounds (index: sm_name), which say how
         strong the compounds are in place of the law in the settings.
         """
         order = signatures.concordance() if signatures else None
-        genes = list(share.columns)
         effects = _invent_effects(
             compounds, len(genes), settings, rng=rng, order=order, measured=measured
         )
         if signatures:
             effects = _apply_signatures(effects, signatures, genes, settings)
-        scaled = effects.log2_fold_change * _response(share, settings)
+        answers = np.array([settings.effects.cell_types[name] for name in CELL_TYPES])
+        scaled = effects.log2_fold_change * answers.astype(np.float32)[:, None, None]
         levelled = _level_off(scaled, settings.effects.largest_change)
         return replace(effects, log2_fold_change=levelled)
-
-
-def _response(share: pd.DataFrame, settings: SimulationSettings) -> np.ndarray:
-    """How much more than others cell types and genes respond (cell types, 1, genes)."""
-    about = settings.effects
-    kinds = np.array([about.cell_types[name] for name in CELL_TYPES])
-    if not about.expression_slope:
-        return kinds[:, None, None].astype(np.float32)
-    # by rank: unexpressed genes have no logarithm that means anything
-    place = stats.norm.ppf((share.mean().rank(method="first") - 0.5) / share.shape[1])
-    genes = np.exp(-about.expression_slope * place)
-    genes /= np.sqrt(np.mean(genes**2))
-    return (kinds[:, None, None] * genes).astype(np.float32)
 
 
 def _level_off(log2_fold_change: np.ndarray, largest: float) -> np.ndarray:

@@ -27,7 +27,8 @@ from perturbgen.core.console import progress, track
 from perturbgen.core.errors import InputError
 from perturbgen.core.export import PARQUET, write_table
 from perturbgen.core.files import atomic_path, require_file, require_writable
-from perturbgen.data import SparseH5ad, write_h5ad
+from perturbgen.core.tables import CONDITION
+from perturbgen.data import KAGGLE_COLUMNS, SparseH5ad, layout_of, write_h5ad
 from perturbgen.de import flavour_table
 from perturbgen.simulate.op3.cells import Stream
 from perturbgen.simulate.op3.settings import (
@@ -36,6 +37,7 @@ from perturbgen.simulate.op3.settings import (
     SimulationSettings,
     preset_settings,
 )
+from perturbgen.simulate.op3.states import STATES
 from perturbgen.simulate.op3.world import World, build_world
 
 
@@ -243,9 +245,13 @@ knows:
 truth.h5ad             every cell type x compound: programmed log2 fold changes (logFC), \
 noise-free means (mean)
 truth_cells.h5ad       the withheld cells (B and Myeloid of all but the known compounds)
+truth_states.parquet   every cell's cycle_phase (radians; empty: at rest), activation, \
+maturation, subtype
 truth_pseudobulk.h5ad  sums of the true counts by plate, well and cell type, withheld ones included
 de_truth.parquet       the statistic of de_train.parquet for the rows of id_map.csv: what a \
 prediction is scored against
+conditions.csv         of every condition its cells and layout (the same plates and row have the \
+same one), to score by
 
 normalized_count is log1p of counts per million. adata_excluded_ids.csv lists entries of \
 adata_train.parquet that are
@@ -264,6 +270,9 @@ def _write_competition(world: World, folder: Path) -> None:
     zeros.reset_index().to_csv(folder / "sample_submission.csv", index=False)
     _write_multiome(world, folder)
     write_h5ad(world.truth(), folder / "truth.h5ad")
+    if world.programmes is not None:
+        states = pd.concat([world.obs(withheld=part)[list(STATES)] for part in (False, True)])
+        states.reset_index().to_parquet(folder / "truth_states.parquet", index=False)
     pseudobulk = _write_cells(world, folder)
     write_h5ad(pseudobulk, folder / "truth_pseudobulk.h5ad")
     # the organisers' own fit, over released and withheld wells alike
@@ -272,10 +281,18 @@ def _write_competition(world: World, folder: Path) -> None:
         values = table.reindex(pd.MultiIndex.from_frame(rows[CONDITION_KEY]))
         labelled = pd.concat([rows, values.reset_index(drop=True)], axis=1)
         write_table(labelled, folder / f"{name}.parquet")
+    _conditions(world).to_csv(folder / "conditions.csv", index=False)
     # the seed and the resolved settings, from which load_world rebuilds the world
     about = {"seed": world.seed, "settings": world.settings.model_dump(mode="json")}
     (folder / "simulation.toml").write_text(tomli_w.dumps(about))
     (folder / "README.txt").write_text(_README.format(kind=world.kind))
+
+
+def _conditions(world: World) -> pd.DataFrame:
+    """Cells and layout of every condition."""
+    groups = world.groups.rename(columns=KAGGLE_COLUMNS)
+    found = groups.groupby(list(CONDITION))["n_cells"].sum().reset_index()
+    return found.assign(layout=found["compound"].map(layout_of(groups)))
 
 
 def _write_multiome(world: World, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -19,6 +20,8 @@ from perturbgen.simulate.op3.settings import (
     WITHHELD_TYPES,
     SimulationSettings,
 )
+
+_log = logging.getLogger(__name__)
 
 POSITIVE_CONTROLS: Final = ("Belinostat", "Dabrafenib")
 _CONTROLS: Final = (VEHICLE, *POSITIVE_CONTROLS)
@@ -69,6 +72,19 @@ class Layout:
         if settings.source.layout:
             return _read_layout(settings.source.layout, rng=rng)
         return _invent_layout(settings, rng=rng)
+
+    def agreed(self, settings: SimulationSettings) -> SimulationSettings:
+        """Settings whose plates are those of the layout: a real one decides, not the preset."""
+        found = {
+            "rows": self.wells["row"].nunique(),
+            # the controls have three columns, and the two positive ones are known everywhere
+            "compound_columns": self.wells["col"].nunique() - 3,
+            "known_compounds": len(self.known) - 2,
+            "lost_wells": int(self.wells["lost"].sum()),
+        }
+        if found != settings.plate.model_dump() and settings.source.layout:
+            _log.info("the layout decides: %s", ", ".join(f"{k} = {v}" for k, v in found.items()))
+        return settings.model_copy(update={"plate": settings.plate.model_copy(update=found)})
 
 
 def _invent_layout(settings: SimulationSettings, *, rng: np.random.Generator) -> Layout:

@@ -105,7 +105,6 @@ class _ExpressionSettings(Settings):
     # Between wells, per gene, shared by all cell types of a well. Without it no inert compound
     # agrees with itself across cell types, and in reality every one does (experiments/calibration).
     tube_log_sd: NonNegative = 0.0
-    tube_spread: NonNegative = 0.0  # log-sd of that between wells: some are handled worse
     # Of the vehicle's wells from all others, per gene, in every cell type: they stand in columns of
     # their own. Every contrast holds it, so that different compounds are alike in different types.
     vehicle_log_sd: NonNegative = 0.0
@@ -136,8 +135,6 @@ class _EffectSettings(Settings):
     cell_types: Annotated[dict[str, Positive], AfterValidator(_six_types)] = Field(
         dict.fromkeys(CELL_TYPES, 1.0)
     )
-    # By this much (of the log) a gene responds less for each SD that it is better expressed.
-    expression_slope: Annotated[float, Field(ge=-1, le=1)] = 0.0
     # Log2 fold changes level off towards this, up and down. Without a ceiling one gene took over a
     # cell: 98 % of the counts of PF-04691502.
     largest_change: Positive = 5.0
@@ -156,6 +153,29 @@ class _EffectSettings(Settings):
     )
     mild_toxicity: NonNegative = 0.11  # mean log loss of cells under any other compound
     signature_rank: Count = 30  # real signatures are denoised to this many components
+
+
+class _StateSettings(Settings):
+    """What cells of one type differ by, and which compounds change what a well is made of."""
+
+    # SD of the log expression of a programme's genes per SD of the state; 0: cells have no states.
+    # 0.45 of 15 % of the genes is what real blood cells have: experiments/states.
+    strength: NonNegative = 0.0
+    genes: Share = 0.15  # share of the genes that are in a programme
+    subtypes: Count = 3  # discrete kinds of a cell type
+    # Share of the cells that are in the cell cycle: of blood cells few.
+    cycling: Annotated[dict[str, Share], AfterValidator(_six_types)] = Field(
+        {
+            "NK cells": 0.04,
+            "T cells CD4+": 0.02,
+            "T cells CD8+": 0.03,
+            "T regulatory cells": 0.06,
+            "B cells": 0.02,
+            "Myeloid cells": 0.02,
+        }
+    )
+    selective: Share = 0.0  # share of the compounds that harm one cell type above the others
+    selectivity: NonNegative = 1.0  # their mean log loss of that cell type; 0: none is selective
 
 
 class _SourceSettings(Settings):
@@ -184,6 +204,7 @@ class SimulationSettings(Settings):
     depth: _DepthSettings = _DepthSettings()
     expression: _ExpressionSettings = _ExpressionSettings()
     effects: _EffectSettings = _EffectSettings()
+    states: _StateSettings = _StateSettings()
     source: _SourceSettings = _SourceSettings()
     files: _FileSettings = _FileSettings()
 

@@ -6,7 +6,6 @@ tables, which conditions are withheld, and what is true of each.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
 from perturbgen.simulate.op3.cells import (
     Noise,
     Stream,
+    cell_ids,
     count_cells,
     mean_depths,
     sample_nb_sparse,
@@ -37,17 +37,12 @@ from perturbgen.simulate.op3.settings import (
     SimulationSettings,
 )
 from perturbgen.simulate.op3.signatures import DrugSignatures
-
-_log = logging.getLogger(__name__)
+from perturbgen.simulate.op3.states import Programmes, select_survivors
 
 # The competition's columns of a cell: where it is, and what was done to it.
 _PLACE: Final = ("library_id", "plate_name", "well", "row", "col", "cell_id", "donor_id")
 _TREATMENT: Final = ("sm_lincs_id", "sm_name", "SMILES", "dose_uM", "timepoint_hr", "control")
 _OBS_COLUMNS: Final = ["obs_id", *_PLACE, "cell_type", *_TREATMENT]
-# The steps of splitmix64 (Steele, Lea, Flood 2014), a bijection of 64-bit integers: no two ids are
-# equal, and their order tells nothing of the cells.
-_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
-_MIX: Final = ((30, np.uint64(0xBF58476D1CE4E5B9)), (27, np.uint64(0x94D049BB133111EB)))
 # The multiome's cells are other cells than the experiment's: their numbers begin here.
 _FIRST_MULTIOME_CELL: Final = 2**62
 
@@ -73,7 +68,8 @@ class World:
       ``withheld``;
     * ``share`` (cell types x genes): baseline expression;
     * ``r`` (genes,): NB sizes;
-    * ``depth``: mean counts of a cell.
+    * ``depth``: mean counts of a cell;
+    * ``programmes``: the states of cells, where they have any.
     """
 
     settings: SimulationSettings
@@ -85,6 +81,7 @@ class World:
     effects: Effects
     noise: Noise
     groups: pd.DataFrame
+    programmes: Programmes | None
 
     @property
     def genes(self) -> list[str]:
@@ -144,7 +141,26 @@ class World:
     ) -> sparse.csr_array:
         """Counts (cells, genes) of a well and cell type; a ``replicate`` is another draw of it."""
         rng, share, size = self._before_counting(group, replicate, n_cells)
-        return sample_nb_sparse(rng, size=size, share=share, r=self.r)
+        states = Stream.STATES.rng(self.seed, group, replicate)
+        cell_type = str(self.groups["cell_type"].iat[group])
+        return self._count(rng, cell_type, size=size, share=share, states=states)
+
+    def _count(
+        self,
+        rng: np.random.Generator,
+        cell_type: str,
+        *,
+        size: np.ndarray,
+        share: np.ndarray,
+        states: np.random.Generator,
+    ) -> sparse.csr_array:
+        """Counts (cells, genes) of cells of these sizes; their states have their own stream."""
+        r, tilt = self.r, None
+        if self.programmes is not None:
+            r = self.programmes.r[CELL_TYPES.index(cell_type)]
+            scores = self.programmes.scores(cell_type, len(size), rng=states)
+            tilt = self.programmes.tilt(cell_type, scores)
+        return sample_nb_sparse(rng, size=size, share=share, r=r, tilt=tilt)
 
     def draw_total(self, group: int, *, replicate: int = 0) -> sparse.csr_array:
         """The sum (1, genes) of a well and cell type, without its cells: a hundredth of the time.
@@ -152,7 +168,10 @@ class World:
         The well's effects and its cells' depths are those of :meth:`draw`; the counts are others.
         """
         rng, share, size = self._before_counting(group, replicate)
-        total = sample_nb_total(rng, size=size, share=share, r=self.r)
+        r = self.r
+        if self.programmes is not None:
+            r = self.programmes.total_r[CELL_TYPES.index(self.groups["cell_type"].iat[group])]
+        total = sample_nb_total(rng, size=size, share=share, r=r)
         return sparse.csr_array(total.reshape(1, -1))
 
     def _before_counting(
@@ -174,9 +193,8 @@ class World:
         # a well's groups are neighbours; the streams are the well's own, so that they agree
         key = (group // len(CELL_TYPES), replicate)
         if about.tube_log_sd:
-            rng, spread = Stream.WELLS.rng(self.seed, *key), about.tube_spread
-            log_sd = about.tube_log_sd * np.exp(rng.normal(-(spread**2), spread))
-            log_effect = rng.normal(0, log_sd, len(self.r))
+            rng = Stream.WELLS.rng(self.seed, *key)
+            log_effect = rng.normal(0, about.tube_log_sd, len(self.r))
         row = self.groups.iloc[group]
         if varies and row["sm_name"] != self.layout.vehicle:
             factor = np.exp(Stream.WELLS.rng(self.seed, *key, 1).normal(-(varies**2) / 2, varies))
@@ -191,7 +209,8 @@ class World:
         log_effect = self.noise.donor[donor][CELL_TYPES.index(cell_type)]
         share = self.share.loc[cell_type] * np.exp(log_effect)
         size = self.depth * self._cell_factors(n, rng=rng)
-        return sample_nb_sparse(rng, size=size, share=_normalised(share.to_numpy()), r=self.r)
+        share = _normalised(share.to_numpy())
+        return self._count(rng, cell_type, size=size, share=share, states=rng)
 
     def _cell_factors(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
         """How much deeper than their mean cells are sequenced (n,): log-normal, of mean one."""
@@ -207,7 +226,7 @@ class World:
         counts, first = self.groups["n_cells"].to_numpy(), self._first_cells
         for group in range(len(counts)) if groups is None else groups:
             if counts[group]:
-                ids = self._cell_ids(int(first[group]), int(counts[group]))
+                ids = cell_ids(self.seed, int(first[group]), int(counts[group]))
                 yield _Chunk(group, self.draw(group), ids)
 
     @property
@@ -215,18 +234,9 @@ class World:
         """The number of the first cell of each group (groups,)."""
         return np.concatenate([[0], np.cumsum(self.groups["n_cells"])])[:-1]
 
-    def _cell_ids(self, first: int, count: int) -> list[str]:
-        """Ids (16 hexadecimal digits) of the cells numbered from ``first``."""
-        x = np.arange(first, first + count, dtype=np.uint64)
-        x = (x + np.random.SeedSequence(self.seed).generate_state(1, np.uint64)[0]) * _GOLDEN
-        for shift, factor in _MIX:
-            x = (x ^ (x >> np.uint64(shift))) * factor
-        x = x ^ (x >> np.uint64(31))
-        return [f"{value:016x}" for value in x.tolist()]
-
     def multiome_ids(self, count: int) -> list[str]:
         """Ids of the multiome's cells."""
-        return self._cell_ids(_FIRST_MULTIOME_CELL, count)
+        return cell_ids(self.seed, _FIRST_MULTIOME_CELL, count)
 
     def _group_obs(self) -> pd.DataFrame:
         """What all cells of a group have in common, one row a group."""
@@ -239,13 +249,26 @@ class World:
         counts, first = self.groups["n_cells"].to_numpy(), self._first_cells
         chosen = np.flatnonzero((self.groups["withheld"] == withheld) & (counts > 0))
         obs = self._group_obs().iloc[np.repeat(chosen, counts[chosen])].reset_index(drop=True)
-        ids = [self._cell_ids(int(first[group]), int(counts[group])) for group in chosen]
+        ids = [cell_ids(self.seed, int(first[group]), int(counts[group])) for group in chosen]
         obs.insert(0, "obs_id", [name for part in ids for name in part])
         return obs[_OBS_COLUMNS]
 
     def obs(self, *, withheld: bool) -> pd.DataFrame:
-        """As :meth:`competition_obs`, indexed by ``obs_id``, with our columns added."""
-        return _with_our_columns(self.competition_obs(withheld=withheld))
+        """As :meth:`competition_obs`, indexed by ``obs_id``, with our columns and states added."""
+        obs = _with_our_columns(self.competition_obs(withheld=withheld))
+        return obs if self.programmes is None else obs.join(self._states(self.programmes, withheld))
+
+    def _states(self, programmes: Programmes, withheld: bool) -> pd.DataFrame:
+        """The states of the released or the withheld cells, by ``obs_id``."""
+        chosen = (self.groups["withheld"] == withheld) & (self.groups["n_cells"] > 0)
+        keys = self.groups.loc[chosen, ["n_cells", *CONDITION_KEY]]
+        first, parts = self._first_cells, []
+        for group, n, cell_type, compound in keys.itertuples(name=None):
+            rng = Stream.STATES.rng(self.seed, group, 0)
+            part = programmes.table(cell_type, compound, programmes.scores(cell_type, n, rng=rng))
+            ids = cell_ids(self.seed, int(first[group]), n)
+            parts.append(part.set_axis(pd.Series(ids, name="obs_id"), axis=0))
+        return pd.concat(parts)
 
     def samples(self, sums: Mapping[int, sparse.csr_array]) -> AnnData:
         """Pseudobulk samples x genes from the sums of groups, (1, genes) by the group's row.
@@ -276,6 +299,9 @@ class World:
         table = table.join(self.effects.compounds, on="sm_name")
         survival = self.effects.survival.rename_axis(index="cell_type", columns="sm_name").stack()
         table = table.join(pd.Series(survival, name="survival"), on=CONDITION_KEY)
+        if self.programmes is not None:
+            moved = self.programmes.moved.rename_axis(index="cell_type", columns="sm_name").stack()
+            table = table.join(pd.Series(moved, name="activation"), on=CONDITION_KEY)
         about = self.layout.compounds[["sm_lincs_id", "SMILES", "control"]]
         table = table.join(about, on="sm_name")
         return table.astype({"n_cells": int, "n_donors": int, "withheld": bool})
@@ -337,7 +363,7 @@ def _with_our_columns(obs: pd.DataFrame) -> pd.DataFrame:
 def build_world(settings: SimulationSettings, *, seed: int) -> World:
     """Decide everything but the counts."""
     layout = Layout.draw(settings, rng=Stream.LAYOUT.rng(seed))
-    settings = _agree_with_layout(settings, layout)
+    settings = layout.agreed(settings)
     path = settings.source.signatures
     signatures = DrugSignatures.read(path) if path else None
     share = make_baseline(
@@ -350,27 +376,23 @@ def build_world(settings: SimulationSettings, *, seed: int) -> World:
     measured = read_measured_effects(source) if source else None
     rng = Stream.EFFECTS.rng(seed)
     compounds = list(layout.compounds.index)
-    effects = Effects.draw(compounds, share, settings, signatures, measured, rng=rng)
+    effects = Effects.draw(compounds, list(share.columns), settings, signatures, measured, rng=rng)
+    stress = effects.survival.unstack()
+    effects = select_survivors(effects, settings, rng=Stream.STATES.rng(seed))
     groups = count_cells(layout, effects.survival, settings, seed=seed)
     # the share of zeros asked for is the released file's
     released = groups[~groups["withheld"]].groupby("cell_type")["n_cells"].sum()
     # a key of its own: the stream without one is that of the noise below
     depth, r = solve_depth(share, released, settings, rng=Stream.NOISE.rng(seed, 1))
-    groups["depth"] = mean_depths(groups, depth, settings, seed=seed)
+    # what kills one cell type alone does not starve those of it that live
+    stressed = groups.assign(
+        survival=stress[pd.MultiIndex.from_frame(groups[CONDITION_KEY[::-1]])].to_numpy()
+    )
+    groups["depth"] = mean_depths(stressed, depth, settings, seed=seed)
     noise = Noise.draw(groups, share, settings, seed=seed)
-    return World(settings, seed, layout, share, r, depth, effects, noise, groups)
-
-
-def _agree_with_layout(settings: SimulationSettings, layout: Layout) -> SimulationSettings:
-    """Settings whose plates are those of the layout: a real one decides, not the preset."""
-    wells = layout.wells
-    found = {
-        "rows": wells["row"].nunique(),
-        # the controls have three columns, and the two positive ones are known in every cell type
-        "compound_columns": wells["col"].nunique() - 3,
-        "known_compounds": len(layout.known) - 2,
-        "lost_wells": int(wells["lost"].sum()),
-    }
-    if found != settings.plate.model_dump() and settings.source.layout:
-        _log.info("the layout decides: %s", ", ".join(f"{k} = {v}" for k, v in found.items()))
-    return settings.model_copy(update={"plate": settings.plate.model_copy(update=found)})
+    # its key is no group's: those have two numbers
+    rng = Stream.STATES.rng(seed, 0)
+    programmes = (
+        Programmes.draw(effects, r, settings, rng=rng) if settings.states.strength else None
+    )
+    return World(settings, seed, layout, share, r, depth, effects, noise, groups, programmes)
