@@ -16,7 +16,7 @@ from perturbgen.core.files import only_writer
 from perturbgen.data import Split
 from perturbgen.train import load_run, resume, train
 from perturbgen.train.cells import Cells
-from perturbgen.train.generative import _gene_shares
+from perturbgen.train.generative import CELLS, _gene_shares
 from perturbgen.train.heldout import CellJudge, probe_rows
 
 
@@ -64,6 +64,23 @@ def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
     assert metadata[0].split("\t") == ["cell_type", "compound", "split"]
     assert len(metadata) == 91
     assert any("_hparams_" in tag for tag in events.summary_metadata)
+
+
+def test_an_empty_latent_space_is_a_sentence_and_a_number_of_the_runs_table(
+    settings, tmp_path, caplog
+):
+    options, rarely = {"runs": tmp_path / "runs", "accelerator": "cpu"}, ["board.every=20"]
+    with caplog.at_level(logging.WARNING):
+        empty = train(settings("annealing.weight=1000.0", "training.epochs=8", *rarely), **options)
+    assert "none of the 2 latent dimensions is active" in caplog.text
+    caplog.clear()
+    ending = CELLS.ending(empty)
+    assert 0 <= ending["kl"] < 0.1
+    # a weak penalty leaves a latent that says something of a cell, and nothing is said of it
+    with caplog.at_level(logging.WARNING):
+        full = train(settings("annealing.weight=0.01", "training.epochs=12", *rarely), **options)
+    assert "latent dimensions" not in caplog.text
+    assert CELLS.ending(full)["kl"] > 0.5
 
 
 def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):
