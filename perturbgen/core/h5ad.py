@@ -44,8 +44,11 @@ def open_hdf5(path: Path) -> h5py.File:
     try:
         for name, item in _items(file):
             _check_item(name, item, path)
-    except BaseException:
+    except BaseException as error:
         file.close()
+        # what h5py says of a group that it cannot open; ours is none of these
+        if isinstance(error, (KeyError, RuntimeError, ValueError)):
+            raise _broken(path, str(error).strip("'")) from None
         raise
     return file
 
@@ -161,14 +164,19 @@ def _survey(path: Path) -> None:
         if sys.exc_info()[0]:
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if status or changed:
-        raise InputError(
-            f"{path} is damaged: "
-            + (f"{changed} is not the text that was written" if changed else "HDF5 fails over it"),
-            expected="a whole HDF5 file",
-            cause="bytes that changed in a copy or a download",
-            fix="fetch or write the file again",
-        )
+    if status:
+        raise _broken(path, "HDF5 fails over it")
+    if changed:
+        raise _broken(path, f"{changed} is not the text that was written")
+
+
+def _broken(path: Path, what: str) -> InputError:
+    return InputError(
+        f"{path} is damaged: {what}",
+        expected="a whole HDF5 file",
+        cause="bytes that changed in a copy or a download",
+        fix="fetch or write the file again",
+    )
 
 
 def _survey_in_child(path: Path, pipe: int) -> NoReturn:

@@ -72,3 +72,14 @@ def test_any_hdf5_file_holds_its_own_data(tmp_path: Path) -> None:
         file["values"] = h5py.ExternalLink("whole.h5", "values")
     with pytest.raises(InputError, match="/values lies in another file"):
         open_hdf5(tmp_path / "linked.h5")
+
+
+def test_a_group_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "file.h5"
+    with h5py.File(path, "w") as file:
+        place = h5py.h5o.get_info(file.create_group("values").id).addr
+    content = bytearray(path.read_bytes())
+    content[place] ^= 0xFF  # the version of its header
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is damaged"):
+        open_hdf5(path)
