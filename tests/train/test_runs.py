@@ -17,7 +17,7 @@ from perturbgen.data import Split
 from perturbgen.train import load_run, resume, train
 from perturbgen.train.cells import Cells
 from perturbgen.train.generative import CELLS, _gene_shares
-from perturbgen.train.heldout import CellJudge, probe_rows
+from perturbgen.train.heldout import CellJudge, _active_dimensions, probe_rows
 
 
 @pytest.fixture
@@ -81,6 +81,19 @@ def test_an_empty_latent_space_is_a_sentence_and_a_number_of_the_runs_table(
         full = train(settings("annealing.weight=0.01", "training.epochs=12", *rarely), **options)
     assert "latent dimensions" not in caplog.text
     assert CELLS.ending(full)["kl"] > 0.5
+
+
+def test_active_dimensions_are_counted_in_the_priors_own_measure(settings, tmp_path, run):
+    dgd = train(settings("model.kind=dgd", "training.epochs=1"), runs=tmp_path, accelerator="cpu")
+    for trained, scale in ((load_run(run), 1.0), (load_run(dgd), 0.03)):
+        model, generator = trained.model, torch.Generator().manual_seed(1)
+        if scale < 1:
+            # a DGD's mixture may shrink to a thousandth of a standard normal's variance
+            model.mixture.log_precision.data.fill_(-2 * np.log(scale))
+        points = model.prior_sample(1000, generator).detach().numpy()
+        assert points.var(axis=0) == pytest.approx(scale**2, rel=0.2)
+        assert _active_dimensions(model, points) == 2
+        assert _active_dimensions(model, points * [1, 0.05]) == 1
 
 
 def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):
