@@ -5,6 +5,7 @@ What compares generated with real counts looks at arrays alone; figures are draw
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from perturbgen.models import CellBatch, LatentModel
     from perturbgen.train.loop import Training
     from perturbgen.train.run import Trained
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -137,6 +141,12 @@ class CellBoard(Board):
         # Dimensions that vary by less than 0.01 over cells carry nothing (Burda et al. 2016).
         active = int((latents.var(axis=0) > 0.01).sum())
         self.writer.add_scalar("gauges/active latent dimensions", active, epoch)
+        if training.finished and not active:
+            log.warning(
+                "none of the %d latent dimensions is active: the model says of a cell what its "
+                "conditions say, and all generated cells of a condition are of one kind",
+                latents.shape[1],
+            )
         few = positions[:1000]  # their counts are made dense
         conditions, seed = list(self.settings.conditions), self.settings.seed
         predictive = _Predictive.of(model, store, few, conditions, seed=seed)

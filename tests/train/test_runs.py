@@ -65,6 +65,23 @@ def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
     assert any("_hparams_" in tag for tag in events.summary_metadata)
 
 
+def test_an_empty_latent_space_is_a_sentence_and_a_number_of_the_runs_table(
+    settings, tmp_path, caplog
+):
+    options, rarely = {"runs": tmp_path / "runs", "accelerator": "cpu"}, ["board.every=20"]
+    with caplog.at_level(logging.WARNING):
+        empty = train(settings("annealing.weight=1000.0", "training.epochs=8", *rarely), **options)
+    assert "none of the 2 latent dimensions is active" in caplog.text
+    caplog.clear()
+    ending = CELLS.ending(empty)
+    assert 0 <= ending["kl"] < 0.1
+    # a weak penalty leaves a latent that says something of a cell, and nothing is said of it
+    with caplog.at_level(logging.WARNING):
+        full = train(settings("annealing.weight=0.01", "training.epochs=12", *rarely), **options)
+    assert "latent dimensions" not in caplog.text
+    assert CELLS.ending(full)["kl"] > 0.5
+
+
 def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):
     trained = load_run(run)
     store = trained.open_cells(cells_file)
