@@ -54,7 +54,7 @@ class CellModel:
         **model: Any,
     ) -> None:
         # told now, not after an hour of training: RunSettings of what cannot be is an error
-        self._asked = {
+        self._asked: dict[str, Any] = {
             "data": {"path": _IN_MEMORY},
             "name": self.kind,
             "seed": seed,

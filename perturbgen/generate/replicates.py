@@ -107,7 +107,7 @@ def draw_replicate(
 
     lengths = [len(size) for size in plan.libraries(replicate)]
     obs, var = _cell_obs(wells, lengths, replicate), pd.DataFrame(index=generator.genes)
-    parts = [sp.csr_array((0, len(var)), dtype=np.int32)]
+    parts: list[Any] = [sp.csr_array((0, len(var)), dtype=np.int32)]
     with progress("generating cells", sum(lengths)) as tick:
         for cells in generator.draw(plan, wells, replicate=replicate):
             parts.append(cells.counts)
