@@ -122,14 +122,12 @@ def with_states(
     samples: list[sparse.csr_array], cell_type: str, settings: SimulationSettings, *, seed: int
 ) -> list[sparse.csr_array]:
     """Cells of the samples' own genes and depths, with a simulated type's states."""
-    from perturbgen.simulate import CELL_TYPES, sample_nb_sparse
-    from perturbgen.simulate.op3.effects import Effects
+    from perturbgen.simulate import CELL_TYPES, build_world, sample_nb_sparse
     from perturbgen.simulate.op3.states import Programmes
 
     rng, genes = np.random.default_rng(seed), samples[0].shape[1]
-    share = pd.DataFrame(1 / genes, CELL_TYPES, [f"gene {i}" for i in range(genes)])
-    compounds = [VEHICLE, *(f"compound {i}" for i in range(60))]
-    effects = Effects.draw(compounds, share, settings, None, None, rng=rng)
+    expression = settings.expression.model_copy(update={"genes": genes})
+    effects = build_world(settings.model_copy(update={"expression": expression}), seed=seed).effects
     drawn = []
     for counts in samples:
         own = Genes.of(counts)

@@ -163,7 +163,7 @@ def test_the_folder_tells_every_cells_states_beside_the_competitions_files(
 
 
 def test_dabrafenib_leaves_the_cells_that_it_left_in_three_donors() -> None:
-    few_genes = ["expression.genes=100", "depth.zero_fraction=0.7"]
+    few_genes = ["expression.genes=100", "depth.zero_fraction=0.7", "states.selective=0.1"]
     groups = build_world(preset_settings("op3", overrides=few_genes), seed=0).groups
     kind = groups["cell_type"].str.split().str[0]
     shares = groups.groupby(["sm_name", kind])["n_cells"].sum().unstack()
