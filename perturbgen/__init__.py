@@ -16,7 +16,8 @@ __version__ = "0.1.0"
 _FACE = {
     "data": "CountStore Split pseudobulk read_competition read_h5ad read_openproblems write_h5ad",
     "de": "DETable flavour_table limma_table voom",
-    "models": "DGD GaussianVAE NBVAE",
+    "objects": "CellModel DGD GaussianVAE NBVAE",
+    "models": "",
     "train": "RunSettings load_run",
     "generate": "CellSampler",
     "predict": "GenerativePredictor PredictSettings fit_ensemble",

@@ -13,7 +13,7 @@ from perturbgen.cli.options import Columns, Device, Json, Layer, Overrides, RunF
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import InputError
 from perturbgen.core.export import write_table
-from perturbgen.core.files import check_output, require_writable
+from perturbgen.core.files import check_output, require_writable, staged
 
 CellsFile = Annotated[
     Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")
@@ -103,15 +103,21 @@ def _samplers(
         wells = sampler.table.design(wanted)
         quantiles = sampler.quantiles(wells, _QUANTILES).add_prefix("q")
         tables["predicted.csv"] = wells.join(quantiles)
-    # Written last: wells that cannot be foretold leave nothing behind.
-    written = [sampler.save(out / "sampler.npz")]
-    written += [write_table(frame, out / name) for name, frame in tables.items()]
+    # Written last and together: wells that cannot be foretold, or a full disk, leave nothing.
+    with staged(out) as folder:
+        sampler.save(folder / "sampler.npz")
+        for name, frame in tables.items():
+            write_table(frame, folder / name)
     summary = summarise(scores)
     if plots:
         title = "Samplers of cells and library sizes"
         lead = f"{len(scores):,} wells x cell types of {source.name}, each withheld once"
         calibration_page(scores, summary, title=title, lead=lead).write(plots)
-    show_table(summary, title=f"wrote {', '.join(map(str, written))}", as_json=as_json)
+    show_table(
+        summary,
+        title=f"wrote {', '.join(str(out / name) for name in ('sampler.npz', *tables))}",
+        as_json=as_json,
+    )
 
 
 def _generate(

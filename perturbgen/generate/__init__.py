@@ -10,7 +10,7 @@
 from perturbgen.generate.cells import CellGenerator, Plan
 from perturbgen.generate.forest import SamplerSettings
 from perturbgen.generate.latents import Route, make_latents, require_route
-from perturbgen.generate.replicates import ReplicateFolder
+from perturbgen.generate.replicates import ReplicateFolder, draw_replicate
 from perturbgen.generate.sampler import CellSampler
 from perturbgen.generate.validate import calibration_page, cross_validate, summarise
 from perturbgen.generate.wells import WELL, WellTable, wanted_conditions

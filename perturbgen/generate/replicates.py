@@ -7,10 +7,11 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
+import scipy.sparse as sp
 
 from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
@@ -18,6 +19,9 @@ from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path, only_writer, read_json, require_writable
 from perturbgen.generate.cells import CellGenerator, Plan
 from perturbgen.generate.wells import GROUP
+
+if TYPE_CHECKING:
+    from anndata import AnnData
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +97,23 @@ class ReplicateFolder:
                 expected="the same run, conditions, seed and latent route as before",
                 fix="choose another --out, or delete the folder",
             )
+
+
+def draw_replicate(
+    generator: CellGenerator, plan: Plan, wells: pd.DataFrame, *, replicate: int
+) -> AnnData:
+    """One generated experiment in memory: what :meth:`ReplicateFolder.write` writes."""
+    from anndata import AnnData
+
+    lengths = [len(size) for size in plan.libraries(replicate)]
+    obs, var = _cell_obs(wells, lengths, replicate), pd.DataFrame(index=generator.genes)
+    parts: list[Any] = [sp.csr_array((0, len(var)), dtype=np.int32)]
+    with progress("generating cells", sum(lengths)) as tick:
+        for cells in generator.draw(plan, wells, replicate=replicate):
+            parts.append(cells.counts)
+            tick(cells.counts.shape[0])
+    uns = {"kind": "generated", "replicate": replicate, "seed": plan.seed}
+    return AnnData(sp.csr_matrix(sp.vstack(parts)), obs=obs, var=var, uns=uns)
 
 
 def _write_replicate(

@@ -29,10 +29,9 @@ class Cells:
     descriptors: Mapping[str, pd.DataFrame]
 
     @classmethod
-    def read(cls, settings: RunSettings) -> Cells:
-        """The cells that the settings name, split and encoded."""
+    def of(cls, store: CountStore, settings: RunSettings) -> Cells:
+        """Cells, split and encoded as the settings say."""
         path, conditions = settings.data.path, settings.conditions
-        store = settings.data.open()
         if not (len(store) and store.n_genes):
             raise SchemaError(f"{path} is empty: {len(store)} cells x {store.n_genes} genes")
         require_unique(store.obs.index, "cell", path)

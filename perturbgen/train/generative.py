@@ -70,7 +70,14 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
     def open_cells(
         self, path: Path, *, layer: str | None = None, part: str | None = None
     ) -> CountStore:
-        """Cells of a file for this run, all or those of a part of its own.
+        """Cells of a file for this run, as :meth:`of_cells`."""
+        store = CellData(path=path, layer=layer).open()
+        if not len(store):
+            raise SchemaError(f"{path} has no cells", expected="at least one")
+        return self.of_cells(store, part=part)
+
+    def of_cells(self, store: CountStore, *, part: str | None = None) -> CountStore:
+        """Cells for this run, all or those of a part of its own.
 
         The genes are the run's, in any order; a category that none of the cells in the run's own
         file had is refused, unless the run's settings make it ``unknown``.
@@ -79,9 +86,6 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
 
         from perturbgen.train.cells import Cells
 
-        store = CellData(path=path, layer=layer).open()
-        if not len(store):
-            raise SchemaError(f"{path} has no cells", expected="at least one")
         if not store.var_names.equals(pd.Index(self.card.genes)):
             var = pd.DataFrame(index=store.var_names)
             cells = self.in_genes(AnnData(store.counts(), obs=store.obs, var=var))
@@ -114,10 +118,17 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
     settings, card, trained = RunSettings, _ModelCard, TrainedRun
     unit, may_change = "cells", ("training.resident",)
 
+    def __init__(self, store: CountStore | None = None) -> None:
+        self.store = store
+
+    def given(self, store: CountStore) -> _CellRecipe:
+        """The recipe for cells in memory, in place of those that the settings name."""
+        return _CellRecipe(store)
+
     def read(self, settings: RunSettings) -> Cells:
         from perturbgen.train.cells import Cells
 
-        return Cells.read(settings)
+        return Cells.of(self.store or settings.data.open(), settings)
 
     def sources(self, settings: RunSettings) -> Iterable[Path]:
         described = (condition.descriptors for condition in settings.conditions.values())

@@ -5,6 +5,7 @@ What compares generated with real counts looks at arrays alone; figures are draw
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from perturbgen.models import CellBatch, LatentModel
     from perturbgen.train.loop import Training
     from perturbgen.train.run import Trained
+
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -112,6 +116,20 @@ def probe_rows(
     return rows
 
 
+def _active_dimensions(model: LatentModel, latents: np.ndarray) -> int:
+    """How many dimensions of latent points (cells, latent) carry something of a cell.
+
+    Those that vary over cells by more than a hundredth of what the prior does (Burda et al. 2016,
+    where the prior's variance is one; a DGD learns its own, which may be a thousandth of that).
+    """
+    import torch
+
+    generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
+    with torch.no_grad():
+        prior = model.prior_sample(4000, generator).cpu().numpy()
+    return int((latents.var(axis=0) > 0.01 * prior.var(axis=0)).sum())
+
+
 def _chosen_cells(store: CountStore, positions: np.ndarray, size: int = 512) -> Iterator[CellBatch]:
     """Batches of some cells of a store, numbered as in that store."""
     import torch
@@ -134,9 +152,14 @@ class CellBoard(Board):
         positions = self.chosen(len(store))
         latents, labels = self._own(model, store, positions)
         self.add_latents("latent/principal components", latents, labels, epoch)
-        # Dimensions that vary by less than 0.01 over cells carry nothing (Burda et al. 2016).
-        active = int((latents.var(axis=0) > 0.01).sum())
+        active = _active_dimensions(model, latents)
         self.writer.add_scalar("gauges/active latent dimensions", active, epoch)
+        if training.finished and not active:
+            log.warning(
+                "none of the %d latent dimensions is active: the model says of a cell what its "
+                "conditions say, and all generated cells of a condition are of one kind",
+                latents.shape[1],
+            )
         few = positions[:1000]  # their counts are made dense
         conditions, seed = list(self.settings.conditions), self.settings.seed
         predictive = _Predictive.of(model, store, few, conditions, seed=seed)

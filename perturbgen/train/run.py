@@ -219,7 +219,10 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         best = min(records, key=lambda record: record[key])
         speed = f"{self.unit}_per_second"
         found = {"run": str(run), "epochs": len(records), "best_epoch": best["epoch"]}
-        return {**found, "measure": key, "best": best[key], speed: records[-1][speed]}
+        found |= {"measure": key, "best": best[key]}
+        # near 0 the latent space is empty: a reader of the table would else not see it
+        kl = best.get("validation/kl", best.get("train/kl"))
+        return {**found, **({} if kl is None else {"kl": kl}), speed: records[-1][speed]}
 
     def _hashes(self, settings: _S) -> dict[str, str]:
         return {str(path): file_hash(path) for path in self.sources(settings) if path.is_file()}

@@ -29,6 +29,7 @@ sys.path += [
         "paired",
         "rxrx19a",
         "samplers",
+        "states",
     )
 ]
 

@@ -14,10 +14,9 @@ from scipy import sparse
 from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaError, StorageError
 from perturbgen.core.files import only_writer
 from perturbgen.data import Split
-from perturbgen.train import load_run, resume, train
-from perturbgen.train.cells import Cells
+from perturbgen.train import CELLS, load_run, resume, train
 from perturbgen.train.generative import _gene_shares
-from perturbgen.train.heldout import CellJudge, probe_rows
+from perturbgen.train.heldout import CellJudge, _active_dimensions, probe_rows
 
 
 @pytest.fixture
@@ -66,6 +65,36 @@ def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
     assert any("_hparams_" in tag for tag in events.summary_metadata)
 
 
+def test_an_empty_latent_space_is_a_sentence_and_a_number_of_the_runs_table(
+    settings, tmp_path, caplog
+):
+    options, rarely = {"runs": tmp_path / "runs", "accelerator": "cpu"}, ["board.every=20"]
+    with caplog.at_level(logging.WARNING):
+        empty = train(settings("annealing.weight=1000.0", "training.epochs=8", *rarely), **options)
+    assert "none of the 2 latent dimensions is active" in caplog.text
+    caplog.clear()
+    ending = CELLS.ending(empty)
+    assert 0 <= ending["kl"] < 0.1
+    # a weak penalty leaves a latent that says something of a cell, and nothing is said of it
+    with caplog.at_level(logging.WARNING):
+        full = train(settings("annealing.weight=0.01", "training.epochs=12", *rarely), **options)
+    assert "latent dimensions" not in caplog.text
+    assert CELLS.ending(full)["kl"] > 0.5
+
+
+def test_active_dimensions_are_counted_in_the_priors_own_measure(settings, tmp_path, run):
+    dgd = train(settings("model.kind=dgd", "training.epochs=1"), runs=tmp_path, accelerator="cpu")
+    for trained, scale in ((load_run(run), 1.0), (load_run(dgd), 0.03)):
+        model, generator = trained.model, torch.Generator().manual_seed(1)
+        if scale < 1:
+            # a DGD's mixture may shrink to a thousandth of a standard normal's variance
+            model.mixture.log_precision.data.fill_(-2 * np.log(scale))
+        points = model.prior_sample(1000, generator).detach().numpy()
+        assert points.var(axis=0) == pytest.approx(scale**2, rel=0.2)
+        assert _active_dimensions(model, points) == 2
+        assert _active_dimensions(model, points * [1, 0.05]) == 1
+
+
 def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):
     trained = load_run(run)
     store = trained.open_cells(cells_file)
@@ -103,11 +132,11 @@ def test_normalised_data_and_empty_cells_are_refused(settings, cells, cells_file
     cells.X = sparse.csr_matrix(cells.X.multiply((np.arange(90) != 3)[:, None]))
     cells.write_h5ad(cells_file)
     with pytest.raises(CountsError, match=r"1 cells have no counts at all: 'c3'"):
-        Cells.read(settings())
+        CELLS.read(settings())
     cells.X = cells.X.astype(float) * 0.5
     cells.write_h5ad(cells_file)
     with pytest.raises(CountsError, match=r"raw UMI counts|non-integers"):
-        Cells.read(settings())
+        CELLS.read(settings())
 
 
 def test_a_checkpoint_of_another_model_or_version_is_refused(copy):
@@ -157,13 +186,13 @@ def test_a_split_file_decides_who_is_trained_on(settings, cells, tmp_path):
         ["train"] * 50 + ["validation"] * 20 + ["test"] * 20, pd.Index(cells.obs_names, name="cell")
     )
     Split(parts, "mine").write(tmp_path / "split.csv")
-    found = Cells.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    found = CELLS.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert (len(found.train), len(found.validation)) == (50, 20)
     conditions = pd.MultiIndex.from_product(
         [["B", "NK", "T"], ["DMSO", "X"]], names=["cell_type", "compound"]
     )
     Split(pd.Series(["train", "test"] * 3, conditions), "conditions").write(tmp_path / "split.csv")
-    found = Cells.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    found = CELLS.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert set(found.train.obs["compound"]) == {"DMSO"}
 
 
@@ -183,7 +212,7 @@ def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cel
     assert len(CellJudge(trained, trained.open_cells(cells_file)).latents()) == 90
     table[:1].to_csv(tmp_path / "table.csv", index=False)
     with pytest.raises(SchemaError, match="no descriptors for"):
-        Cells.read(settings(*options))
+        CELLS.read(settings(*options))
 
 
 @pytest.mark.parametrize(
@@ -212,7 +241,7 @@ def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, ove
 
 
 def test_shares_are_those_of_the_counts(settings, cells):
-    found = Cells.read(settings("data.validation=0"))
+    found = CELLS.read(settings("data.validation=0"))
     column = np.asarray(cells.X.sum(0)).ravel() + 0.5
     np.testing.assert_allclose(_gene_shares(found).numpy(), column / column.sum())
 
@@ -251,7 +280,7 @@ def test_a_category_that_only_withheld_cells_have_is_named(
 ):
     Split.leave_out(cells.obs, "compound", ["X"]).write(tmp_path / "split.csv")
     monkeypatch.setattr(logging.getLogger("perturbgen"), "propagate", True)
-    Cells.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
+    CELLS.read(settings(f"data.split='{tmp_path / 'split.csv'}'"))
     assert "no training cell has compound 'X': its weights stay as they were drawn" in caplog.text
 
 

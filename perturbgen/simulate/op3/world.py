@@ -45,6 +45,8 @@ _TREATMENT: Final = ("sm_lincs_id", "sm_name", "SMILES", "dose_uM", "timepoint_h
 _OBS_COLUMNS: Final = ["obs_id", *_PLACE, "cell_type", *_TREATMENT]
 # The multiome's cells are other cells than the experiment's: their numbers begin here.
 _FIRST_MULTIOME_CELL: Final = 2**62
+# Cells whose states are turned into factors of all genes at once.
+_DENSE_CELLS: Final = 1000
 
 
 class _Chunk(NamedTuple):
@@ -155,12 +157,18 @@ class World:
         states: np.random.Generator,
     ) -> sparse.csr_array:
         """Counts (cells, genes) of cells of these sizes; their states have their own stream."""
-        r, tilt = self.r, None
-        if self.programmes is not None:
-            r = self.programmes.r[CELL_TYPES.index(cell_type)]
-            scores = self.programmes.scores(cell_type, len(size), rng=states)
-            tilt = self.programmes.tilt(cell_type, scores)
-        return sample_nb_sparse(rng, size=size, share=share, r=r, tilt=tilt)
+        programmes = self.programmes
+        if programmes is None:
+            return sample_nb_sparse(rng, size=size, share=share, r=self.r)
+        r = programmes.r[CELL_TYPES.index(cell_type)]
+        scores = programmes.scores(cell_type, len(size), rng=states)
+        parts = []
+        # what multiplies the means is dense: of all cells of an atlas it would fill the memory
+        for i in range(0, max(len(size), 1), _DENSE_CELLS):
+            here = slice(i, i + _DENSE_CELLS)
+            tilt = programmes.tilt(cell_type, scores[here])
+            parts.append(sample_nb_sparse(rng, size=size[here], share=share, r=r, tilt=tilt))
+        return sparse.csr_array(sparse.vstack(parts))
 
     def draw_total(self, group: int, *, replicate: int = 0) -> sparse.csr_array:
         """The sum (1, genes) of a well and cell type, without its cells: a hundredth of the time.
