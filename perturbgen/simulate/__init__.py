@@ -1,5 +1,6 @@
 """The OP3 experiment with a known truth: in memory, or as the competition's own files."""
 
+from perturbgen.simulate.op3.build import build_world
 from perturbgen.simulate.op3.cells import sample_nb_sparse
 from perturbgen.simulate.op3.experiment import (
     SimulatedExperiment,
@@ -15,4 +16,4 @@ from perturbgen.simulate.op3.settings import (
     SimulationSettings,
     preset_settings,
 )
-from perturbgen.simulate.op3.world import World, build_world
+from perturbgen.simulate.op3.world import World

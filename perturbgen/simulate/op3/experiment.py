@@ -30,6 +30,7 @@ from perturbgen.core.files import atomic_path, require_file, require_writable
 from perturbgen.core.tables import CONDITION
 from perturbgen.data import KAGGLE_COLUMNS, SparseH5ad, layout_of, write_h5ad
 from perturbgen.de import flavour_table
+from perturbgen.simulate.op3.build import build_world
 from perturbgen.simulate.op3.cells import Stream
 from perturbgen.simulate.op3.settings import (
     CONDITION_KEY,
@@ -38,7 +39,7 @@ from perturbgen.simulate.op3.settings import (
     preset_settings,
 )
 from perturbgen.simulate.op3.states import STATES
-from perturbgen.simulate.op3.world import World, build_world
+from perturbgen.simulate.op3.world import World
 
 
 @dataclass(frozen=True)

@@ -17,27 +17,16 @@ from anndata import AnnData
 from scipy import sparse
 
 from perturbgen.data import KAGGLE_COLUMNS
-from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
-from perturbgen.simulate.op3.cells import (
-    Noise,
-    Stream,
-    cell_ids,
-    count_cells,
-    mean_depths,
-    sample_nb_sparse,
-    sample_nb_total,
-)
+from perturbgen.simulate.op3.cells import Noise, Stream, cell_ids, sample_nb_sparse, sample_nb_total
 from perturbgen.simulate.op3.effects import Effects
 from perturbgen.simulate.op3.layout import Layout
-from perturbgen.simulate.op3.measured import read_measured_effects
 from perturbgen.simulate.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
     WITHHELD_TYPES,
     SimulationSettings,
 )
-from perturbgen.simulate.op3.signatures import DrugSignatures
-from perturbgen.simulate.op3.states import Programmes, select_survivors
+from perturbgen.simulate.op3.states import Programmes
 
 # The competition's columns of a cell: where it is, and what was done to it.
 _PLACE: Final = ("library_id", "plate_name", "well", "row", "col", "cell_id", "donor_id")
@@ -366,41 +355,3 @@ def _with_our_columns(obs: pd.DataFrame) -> pd.DataFrame:
     obs = obs.set_index("obs_id")
     renamed = {theirs: ours for theirs, ours in KAGGLE_COLUMNS.items() if theirs != ours}
     return obs.assign(**{ours: obs[theirs] for theirs, ours in renamed.items()})
-
-
-def build_world(settings: SimulationSettings, *, seed: int) -> World:
-    """Decide everything but the counts."""
-    layout = Layout.draw(settings, rng=Stream.LAYOUT.rng(seed))
-    settings = layout.agreed(settings)
-    path = settings.source.signatures
-    signatures = DrugSignatures.read(path) if path else None
-    share = make_baseline(
-        settings,
-        names=layout.genes,
-        preferred=signatures.genes if signatures else (),
-        rng=Stream.BASELINE.rng(seed),
-    )
-    source = settings.source.effects
-    measured = read_measured_effects(source) if source else None
-    rng = Stream.EFFECTS.rng(seed)
-    compounds = list(layout.compounds.index)
-    effects = Effects.draw(compounds, list(share.columns), settings, signatures, measured, rng=rng)
-    stress = effects.survival.unstack()
-    effects = select_survivors(effects, settings, rng=Stream.STATES.rng(seed))
-    groups = count_cells(layout, effects.survival, settings, seed=seed)
-    # the share of zeros asked for is the released file's
-    released = groups[~groups["withheld"]].groupby("cell_type")["n_cells"].sum()
-    # a key of its own: the stream without one is that of the noise below
-    depth, r = solve_depth(share, released, settings, rng=Stream.NOISE.rng(seed, 1))
-    # what kills one cell type alone does not starve those of it that live
-    stressed = groups.assign(
-        survival=stress[pd.MultiIndex.from_frame(groups[CONDITION_KEY[::-1]])].to_numpy()
-    )
-    groups["depth"] = mean_depths(stressed, depth, settings, seed=seed)
-    noise = Noise.draw(groups, share, settings, seed=seed)
-    # its key is no group's: those have two numbers
-    rng = Stream.STATES.rng(seed, 0)
-    programmes = (
-        Programmes.draw(effects, r, settings, rng=rng) if settings.states.strength else None
-    )
-    return World(settings, seed, layout, share, r, depth, effects, noise, groups, programmes)
