@@ -95,10 +95,11 @@ def test_cell_types_respond_and_die_as_set() -> None:
 
 
 def test_the_preset_of_2025_is_the_world_of_2025() -> None:
-    settings = preset_settings("op3_2025", overrides=["expression.genes=300"])
-    assert settings.expression.tube_log_sd == 0
-    assert settings.effects.strength == 0.09
-    assert settings.source.effects == ""
-    # drawn with the code of 2025
-    world = build_world(settings, seed=3)
-    assert world.share.columns[0] == "GENE00001"
+    overrides = ["expression.genes=300", "depth.zero_fraction=0.8"]
+    world = build_world(preset_settings("op3_2025", overrides=overrides), seed=3)
+    # of preset op3 at commit ada8a61, before anything was added to it: old numbers stay repeatable
+    assert world.groups["n_cells"].sum() == 293_244
+    assert np.abs(world.effects.log2_fold_change).mean() == pytest.approx(0.1371713, rel=1e-5)
+    totals = [int(world.draw(group).sum()) for group in range(0, 600, 97)]
+    assert totals == [34_608, 50_371, 10_637, 1_499, 14_675, 21_645, 13_686]
+    assert preset_settings("op3").effects != world.settings.effects
