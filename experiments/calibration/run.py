@@ -21,8 +21,8 @@ import pandas as pd
 import typer
 
 sys.path.insert(0, str(Path(__file__).parent))
+from calibration_page import calibration_page
 from forms import GENES, Forms
-from pictures import calibration_page
 from real import real_ranks, real_statistics
 from statistics_of import every_statistic
 from tolerance import judged, loss

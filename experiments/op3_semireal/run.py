@@ -33,6 +33,7 @@ from perturbgen.core.errors import ConfigError
 from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path, require_folder
 from perturbgen.core.runs import create_run
+from perturbgen.core.tables import read_frame, with_compound
 from perturbgen.generate import CellSampler
 from perturbgen.predict import fit_ensemble, mrrmse, read_wanted, without
 
@@ -284,10 +285,13 @@ def report(folder: Path, competition: Path, truth: pd.DataFrame, predictions: Pr
 
     everything = {"zeros": truth * 0} | dict(predictions)
     weak = [name for name in everything if ":" not in name and name not in (ENSEMBLE, *CEILINGS)]
-    card = replace(
-        scorecard(truth, everything, baselines=weak, clusters="compound"), references=CEILINGS
-    )
+    path = competition / "conditions.csv"
+    places = with_compound(read_frame(path, text=("layout",)), path)
+    about = {"conditions": places.set_index(KEY), "layout": "layout", "clusters": "compound"}
+    card = replace(scorecard(truth, everything, baselines=weak, **about), references=CEILINGS)
     report_page(card, truth, everything, title="op3_semireal").write(folder / "report.html")
+    write_table(card.table, folder / "scorecard.csv")
+    write_table(card.stratum_table, folder / "strata.csv")
     chosen = next(name for name in predictions if name.endswith("anchored t, shrunk"))
     ids, like = competition / "id_map.csv", competition / "sample_submission.csv"
     submission.write(predictions[chosen], ids, like, folder / "submission.csv")
