@@ -1,4 +1,4 @@
-"""The two experiments on the smallest preset: the pattern is there, and so is every row."""
+"""The two experiments on small presets: the pattern is there, and so is every row."""
 
 from __future__ import annotations
 
@@ -34,9 +34,10 @@ def test_the_oracle_ladder_has_its_pattern() -> None:
 
 
 @pytest.mark.slow
-def test_the_samplers_beat_their_rivals_on_the_smallest_preset(tmp_path: Path) -> None:
+def test_the_samplers_beat_their_rivals_on_the_small_preset(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    rows = experiment("samplers", "--no-tune", "--page", str(page))
+    # wells of five cells, as in the preset tiny, say too little of compounds that harm one type
+    rows = experiment("samplers", "--preset", "small", "--no-tune", "--page", str(page))
     means = {(row["quantity"], row["method"]): row["CRPS"] for row in rows if row["seed"] == "mean"}
     for quantity in ("cells", "depth"):
         ours = means[(quantity, "leaf residuals (ours)")]
