@@ -82,6 +82,7 @@ class Generative:
             "anchored_t": f"anchored t, K = {k}",
             "plug_in": "plug-in t",
             "shrunk": "anchored t, shrunk",
+            "shrunk_mean": "t averaged, shrunk",
             "shrunk_plug_in": "plug-in t, shrunk",
         }
         steps = tuple(sorted({1, 2, 6} & set(range(1, k))))
@@ -96,7 +97,7 @@ class Generative:
         found |= {names[name]: values for name, values in full.values.items()}
         return found | {
             CALIBRATION + names[name]: full.calibrated[name]
-            for name in ("shrunk", "shrunk_plug_in")
+            for name in ("shrunk", "shrunk_mean", "shrunk_plug_in")
         }
 
     def routes(self) -> dict[str, pd.DataFrame]:

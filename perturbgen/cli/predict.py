@@ -49,7 +49,8 @@ def _predict(
     estimator: Annotated[
         str,
         typer.Option(
-            help="mean_t, anchored_t, plug_in, shrunk (anchored_t, shrunk) or shrunk_plug_in."
+            help="mean_t, anchored_t, plug_in, shrunk (anchored_t, shrunk), shrunk_mean or "
+            "shrunk_plug_in."
         ),
     ] = "shrunk",
     replicates: Annotated[

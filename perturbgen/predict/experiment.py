@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from perturbgen.de import DETable
 
-Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in"]
+Estimator = Literal["mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_mean", "shrunk_plug_in"]
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,7 @@ class PredictSettings(Settings):
     @property
     def draws(self) -> bool:
         """Whether replicates are drawn."""
-        return self.needs("mean_t", "anchored_t", "shrunk")
+        return self.needs("mean_t", "anchored_t", "shrunk", "shrunk_mean")
 
     @property
     def anchors(self) -> bool:
@@ -65,7 +65,7 @@ class PredictSettings(Settings):
     @property
     def shrinks(self) -> bool:
         """Whether predictions are shrunk."""
-        return self.needs("shrunk", "shrunk_plug_in")
+        return self.needs("shrunk", "shrunk_mean", "shrunk_plug_in")
 
     @property
     def calibrates(self) -> bool:

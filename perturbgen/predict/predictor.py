@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 # What the shrunk estimators shrink.
-_SOURCE: Final = {"shrunk": "anchored_t", "shrunk_plug_in": "plug_in"}
+_SOURCE: Final = {"shrunk": "anchored_t", "shrunk_mean": "mean_t", "shrunk_plug_in": "plug_in"}
 
 
 @dataclass(frozen=True)

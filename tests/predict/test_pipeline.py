@@ -54,7 +54,7 @@ def sampler(experiment_file):
 
 
 def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
-    names = ("mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in")
+    names = ("mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_mean", "shrunk_plug_in")
     settings = PredictSettings(estimators=names, replicates=2, levels=2)
     found = predict(vae, experiment, WANTED, settings, sampler=sampler, keep=(1, 2))
     assert set(found.values) == set(names)
@@ -67,7 +67,8 @@ def test_every_estimator_answers_for_every_condition(vae, experiment, sampler):
         assert not found.by_replicates[1][name].equals(found.by_replicates[2][name])
     assert sorted(found.measured.index) == [("B", name) for name in KNOWN]
     assert list(found.scores.index) == [1, 2]
-    for raw, name in (("anchored_t", "shrunk"), ("plug_in", "shrunk_plug_in")):
+    pairs = (("anchored_t", "shrunk"), ("mean_t", "shrunk_mean"), ("plug_in", "shrunk_plug_in"))
+    for raw, name in pairs:
         values, shrinkage = found.values[raw], found.shrinkage[name]
         gated = values.mul(_gate(values, shrinkage.noise), axis=0)
         ratio = (found.values[name] / gated.where(gated.abs() > 1e-9)).round(9)
@@ -264,7 +265,7 @@ def test_a_sampler_that_saw_the_wanted_conditions_is_refused(vae, experiment):
 def test_the_benchmarks_flavour_is_fitted_on_all_cell_types_and_stays_within_its_limit(
     vae, experiment, sampler
 ):
-    names = ("mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_plug_in")
+    names = ("mean_t", "anchored_t", "plug_in", "shrunk", "shrunk_mean", "shrunk_plug_in")
     strong = experiment.copy()
     factor = np.ones(strong.shape, int)
     factor[(strong.obs["compound"] == "DMSO").to_numpy(), :6] = 30
