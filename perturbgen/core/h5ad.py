@@ -15,6 +15,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 HDF5_VERSIONS: Final = ("v110", "latest")
 _CHECKSUM: Final = "crc32"  # of the text in a dataset, which HDF5 keeps where it checks nothing
 _TEXTS: Final = 1 << 20  # read at once
+_SPARSE: Final = "a sparse matrix whose indices lie within its shape"
 _SECONDS: Final = 2  # of a processor, for a file of any size
 _BYTES_A_SECOND: Final = 10 << 20
 
@@ -39,18 +41,24 @@ def open_hdf5(path: Path) -> h5py.File:
     """An HDF5 file to read, once it is known that HDF5 gets through it and that all is in it."""
     import h5py
 
+    about = path.stat()
+    _require_whole(path, about.st_ino, about.st_size, about.st_mtime_ns)
+    return h5py.File(path, "r")
+
+
+# A store on disk is opened for every buffer: what did not change is not gone through again.
+@lru_cache
+def _require_whole(path: Path, *_state: int) -> None:
+    import h5py
+
     _survey(path)
-    file = h5py.File(path, "r")
-    try:
-        for name, item in _items(file):
-            _check_item(name, item, path)
-    except BaseException as error:
-        file.close()
+    with h5py.File(path, "r") as file:
+        try:
+            for name, item in _items(file):
+                _check_item(name, item, path)
         # what h5py says of a group that it cannot open; ours is none of these
-        if isinstance(error, (KeyError, RuntimeError, ValueError)):
-            raise _broken(path, str(error).strip("'")) from None
-        raise
-    return file
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise _damaged(path, str(error).strip("'")) from None
 
 
 def open_h5ad(path: str | Path, *, backed: bool = False) -> AnnData:
@@ -84,14 +92,14 @@ def require_sound(matrix: Any, where: str) -> None:
     try:
         matrix.check_format(full_check=True)
     except ValueError as error:
-        raise _damaged(where, str(error)) from None
+        raise _damaged(where, str(error), _SPARSE) from None
 
 
-def _damaged(where: str, what: str) -> InputError:
+def _damaged(where: str | Path, what: str, expected: str = "a whole HDF5 file") -> InputError:
     return InputError(
         f"{where} is damaged: {what}",
-        expected="a sparse matrix whose indices lie within its shape",
-        cause="bytes that changed in a copy, or a program that wrote a wrong matrix",
+        expected=expected,
+        cause="bytes that changed in a copy or a download, or a program that wrote it wrongly",
         fix="fetch or write the file again",
     )
 
@@ -142,7 +150,7 @@ def _check_lengths(group: Any, path: Path) -> None:
     last = int(group["indptr"][-1]) if ends else -1
     if not data == indices == last:
         found = f"{data:,} values, {indices:,} indices, and rows that end at {last:,}"
-        raise _damaged(f"{path}: {group.name.strip('/')}", found)
+        raise _damaged(f"{path}: {group.name.strip('/')}", found, _SPARSE)
 
 
 def _survey(path: Path) -> None:
@@ -165,18 +173,9 @@ def _survey(path: Path) -> None:
             os.kill(child, signal.SIGKILL)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     if status:
-        raise _broken(path, "HDF5 fails over it")
+        raise _damaged(path, "HDF5 fails over it")
     if changed:
-        raise _broken(path, f"{changed} is not the text that was written")
-
-
-def _broken(path: Path, what: str) -> InputError:
-    return InputError(
-        f"{path} is damaged: {what}",
-        expected="a whole HDF5 file",
-        cause="bytes that changed in a copy or a download",
-        fix="fetch or write the file again",
-    )
+        raise _damaged(path, f"{changed} is not the text that was written")
 
 
 def _survey_in_child(path: Path, pipe: int) -> NoReturn:

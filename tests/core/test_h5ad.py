@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
+from perturbgen.core import h5ad
 from perturbgen.core.errors import InputError
 from perturbgen.core.h5ad import open_h5ad, open_hdf5, write_h5ad
 
@@ -72,6 +73,21 @@ def test_any_hdf5_file_holds_its_own_data(tmp_path: Path) -> None:
         file["values"] = h5py.ExternalLink("whole.h5", "values")
     with pytest.raises(InputError, match="/values lies in another file"):
         open_hdf5(tmp_path / "linked.h5")
+
+
+def test_a_file_is_gone_through_once_until_it_changes(
+    small: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, found = tmp_path / "cells.h5ad", []
+    survey = h5ad._survey
+    monkeypatch.setattr(h5ad, "_survey", lambda path: (found.append(path), survey(path)))
+    write_h5ad(small, path)
+    for _ in range(3):
+        open_h5ad(path)
+    assert len(found) == 1
+    write_h5ad(small[:1].copy(), path)
+    assert open_h5ad(path).n_obs == 1
+    assert len(found) == 2
 
 
 def test_a_group_that_cannot_be_opened_is_an_error(tmp_path: Path) -> None:
