@@ -73,14 +73,23 @@ class _Violation:
 
 
 def find_violations(
-    adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
+    adata: AnnData,
+    *,
+    vehicle: str | None = None,
+    by: Sequence[str] = ("cell_type",),
+    required: Sequence[str] = CONDITION,
 ) -> list[_Violation]:
-    """All violations, errors first; DE needs the vehicle in every group of the columns ``by``."""
-    obs, atlas = adata.obs, bool(adata.uns.get(ATLAS)) and "compound" not in adata.obs
+    """All violations, errors first; DE needs the vehicle in every group of the columns ``by``.
+
+    ``required`` columns are those without which the data are of no use; an atlas has no compound.
+    """
+    obs = adata.obs
+    if adata.uns.get(ATLAS) and "compound" not in obs:
+        required = [name for name in required if name != "compound"]
     found = [
         *_in_counts(adata),
         *_in_ids(adata),
-        *_in_columns(obs, CONDITION[:1] if atlas else CONDITION),
+        *_in_columns(obs, required),
         *_in_categories(obs),
         *_in_vehicle(obs, vehicle or adata.uns.get("vehicle"), by),
         *_in_wells(obs),
@@ -91,10 +100,14 @@ def find_violations(
 
 
 def validate(
-    adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
+    adata: AnnData,
+    *,
+    vehicle: str | None = None,
+    by: Sequence[str] = ("cell_type",),
+    required: Sequence[str] = CONDITION,
 ) -> list[_Violation]:
     """Raise one error that holds every error found; return the warnings."""
-    found = find_violations(adata, vehicle=vehicle, by=by)
+    found = find_violations(adata, vehicle=vehicle, by=by, required=required)
     errors = [violation for violation in found if violation.severity == "error"]
     if len(errors) == 1:
         raise errors[0].error

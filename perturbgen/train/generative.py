@@ -82,6 +82,12 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
             raise SchemaError(f"{path} has no cells", expected="at least one")
         return self.of_cells(store, part=part)
 
+    def columns_of(self, path: Path) -> Path | None:
+        """The column map that the run read this file with, if it was this file."""
+        data = self.settings.data
+        same = data.columns is not None and path.resolve() == data.path.resolve()
+        return data.columns if same else None
+
     def of_cells(self, store: CountStore, *, part: str | None = None) -> CountStore:
         """Cells for this run, all or those of a part of its own.
 
