@@ -177,7 +177,9 @@ def _withheld(obs: pd.DataFrame, guesses: Guesses) -> tuple[pd.DataFrame, str | 
     treated = sizes[sizes["compound"] != vehicle].sort_values(list(CONDITION))
     shared = treated[treated["compound"].duplicated(keep=False)]
     if shared.empty:
-        some = treated.sort_values("cells", ascending=False).head(_SHOWN)
+        # half of them at the most: the others say how far to trust the model
+        most = min(_SHOWN, max(1, len(treated) // 2))
+        some = treated.sort_values("cells", ascending=False, kind="stable").head(most)
         return some[list(CONDITION)], None
     totals = shared.groupby("cell_type")["cells"].sum().sort_values()
     own = shared[shared["cell_type"] == totals.index[len(totals) // 2]]

@@ -289,11 +289,12 @@ def _condition_folds(
 ) -> NDArray[np.int64]:
     """A fold for each row: conditions stay whole, those in many wells are dealt by well.
 
-    A condition is in many wells where it has more than twice as many as the median one.
+    A condition is in many wells where it has more than twice as many as the median one, or is the
+    only one.
     """
     condition, _ = pd.factorize(pd.MultiIndex.from_frame(groups[list(CONDITION)]), sort=True)
     size = np.bincount(condition)[condition]
-    many = size > 2 * np.median(size)
+    many = (size > 2 * np.median(size)) | (condition.max() == 0)
     # Controls stand in so many wells that one fold of them would leave the others none.
     unit = np.where(many, condition.max() + 1 + np.arange(len(groups)), condition)
     units, unit = np.unique(unit, return_inverse=True)

@@ -143,6 +143,8 @@ class MeasuredExperiment:
         """
         # From all cells, before types are chosen: a wanted type may have none in a well.
         _, well_obs = groups_of(cells.obs, WELL)
+        # of one type alone, it is constant in a well, too, and is yet no label of it
+        well_obs = well_obs.drop(columns="cell_type", errors="ignore")
         if flavour is None and design is None and set(well_obs) >= _KAGGLE:
             flavour = "kaggle"
         joint = flavour is not None and FLAVOURS[flavour].get("joint", False)

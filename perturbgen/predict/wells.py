@@ -117,6 +117,10 @@ class Wells(NamedTuple):
         # Evenly over the sorted names, and the same ones in every replicate.
         step = (kinds.cumcount() / kinds["compound"].transform("size") * _BESIDE).astype(int)
         some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
+        # Compounds that nobody measured stand in the same wells: one of them says it all.
+        places = self.wells[conditions_of(self.wells).isin(conditions_of(some))]
+        again = places[places.duplicated(["cell_type", *WELL])]
+        some = some[~conditions_of(some).isin(conditions_of(again))]
         chosen = conditions_of(self.wells).isin(conditions_of(some))
         wells = self.wells[chosen].reset_index(drop=True).assign(compound=vehicle)
         plan = replace(self.plan, conditions=some)
