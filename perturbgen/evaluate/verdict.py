@@ -87,7 +87,9 @@ class Verdict:
         table = self.card.table
         rows = table[(table["method"] == method) & (table["metric"] != HEADLINE_NAME)]
         known = {metric.name: metric for metric in self.card.metrics}
-        better, worse, open_ = [], [], []
+        better: list[str] = []
+        worse: list[str] = []
+        open_: list[str] = []
         for row in rows[rows["ranks"]].itertuples():
             metric = known[str(row.metric)]
             ends = [metric.sign * float(str(v)) for v in (row.difference_low, row.difference_high)]
@@ -156,7 +158,7 @@ def _among(name: str, level: str, ranked: pd.DataFrame) -> str:
     where = f"A{where}" if name == "strong" else f"a{where}"
     if not len(ranked):
         return f"{where} nobody can be ranked, since the controls do not differ beyond chance"
-    first = next(ranked.itertuples())
+    first: Any = next(ranked.itertuples())
     apart = f"{where} {first.method} is best ({_digits(first.value)})"
     if first.method == first.baseline:
         return f"{apart}, which is a baseline" if first.role == "baseline" else apart
