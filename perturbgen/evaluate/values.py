@@ -44,6 +44,7 @@ class Metric:
     across: bool = False
     version: int = 1
     tolerance: float = 1e-9
+    code: str = ""  # of an extension: a hash of its sources
 
     @property
     def best(self) -> float:
