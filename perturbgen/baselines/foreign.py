@@ -8,21 +8,19 @@ will do. The parameters of the class are its settings. It may say of itself, as 
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
-from pydantic import create_model
 
 from perturbgen.baselines.base import Baseline, ConditionList, Predictor, TrainTable
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import shorten
-from perturbgen.core.extensions import Extension
+from perturbgen.core.extensions import Extension, settings_of
 
 
-def settings_of(kind: Any, extension: Extension) -> type[Settings]:
+def baseline_settings(kind: Any, extension: Extension) -> type[Settings]:
     """The class of its settings: its own, or one made of the parameters it is called with."""
     own = getattr(kind, "settings_class", None)
     if isinstance(own, type) and issubclass(own, Settings):
@@ -31,18 +29,7 @@ def settings_of(kind: Any, extension: Extension) -> type[Settings]:
         raise extension.broken(
             "is nothing to make a predictor with", expected="a class, or a function"
         )
-    given = {*asked_for(kind, "needs"), *asked_for(kind, "uses")}
-    fields: dict[str, Any] = {}
-    for name, parameter in inspect.signature(kind).parameters.items():
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD, *_ALONE):
-            default = ... if parameter.default is parameter.empty else parameter.default
-            fields[name] = (Any, default)
-    for name in given:
-        fields.pop(name, None)
-    return create_model("Settings", __base__=Settings, **fields)
-
-
-_ALONE = (inspect.Parameter.POSITIONAL_ONLY,)  # which no setting could name
+    return settings_of(kind, without=(*asked_for(kind, "needs"), *asked_for(kind, "uses")))
 
 
 def asked_for(kind: Any, what: str) -> tuple[str, ...]:
@@ -134,12 +121,12 @@ def wrong_answer(found: Any, wanted: pd.MultiIndex, genes: pd.Index) -> str:
         (genes, found.columns, "genes"),
     ):
         if there.has_duplicates:
-            return f"predicts {what} twice: {shorten(there[there.duplicated()], 3)}"
+            return f"predicts {what} twice: {_some(there[there.duplicated()])}"
         if there.nlevels != labels.nlevels:
-            return f"labels {what} otherwise than asked: {shorten(there, 3)}"
+            return f"labels {what} otherwise than asked: {_some(there)}"
         absent = labels[~labels.isin(there)]
         if len(absent):
-            return f"misses {len(absent)} of {len(labels)} {what}: {shorten(absent, 3)}"
+            return f"misses {len(absent)} of {len(labels)} {what}: {_some(absent)}"
     try:
         values = found.loc[wanted, genes].to_numpy(float)
     except (TypeError, ValueError):
@@ -153,3 +140,8 @@ def wrong_answer(found: Any, wanted: pd.MultiIndex, genes: pd.Index) -> str:
             f"the first of gene {genes[gene]!r} in {label}"
         )
     return ""
+
+
+def _some(labels: pd.Index) -> str:
+    texts = (" | ".join(map(str, key)) if isinstance(key, tuple) else key for key in labels)
+    return shorten(texts, 3)

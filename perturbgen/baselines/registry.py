@@ -20,7 +20,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from perturbgen.baselines.base import Baseline
-from perturbgen.baselines.foreign import Foreign, asked_for, has_intervals, settings_of
+from perturbgen.baselines.foreign import Foreign, asked_for, baseline_settings, has_intervals
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, suggest
 from perturbgen.core.extensions import Catalogue, Extension
@@ -67,14 +67,14 @@ class _Entry:
     def settings_class(self) -> type[Settings]:
         """The class of its settings."""
         if self.extension is not None:
-            return settings_of(self.kind, self.extension)
+            return baseline_settings(self.kind, self.extension)
         return self.kind.settings_class
 
     @classmethod
     def adopt(cls, extension: Extension) -> _Entry:
         """A baseline of somebody else, which says of itself what ours have in their line below."""
         kind = extension.load()
-        settings_of(kind, extension)  # what is no predictor at all is told now
+        baseline_settings(kind, extension)  # what is no predictor at all is told now
         return cls(
             extension.where,
             (inspect.getdoc(kind) or "").partition("\n")[0].rstrip("."),

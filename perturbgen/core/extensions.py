@@ -12,11 +12,12 @@ of something built in is taken. What an extension breaks ends in an error that n
 from __future__ import annotations
 
 import hashlib
+import inspect
 import logging
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, reduce
@@ -26,6 +27,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
+from pydantic import create_model
+
+from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, ExtensionError, PerturbgenError, suggest
 
 _log = logging.getLogger(__name__)
@@ -183,6 +187,20 @@ class Catalogue(Mapping[str, _T]):
 def installed(kind: str) -> list[Extension]:
     """All entry points of one kind, those that clash and those that are broken included."""
     return [extension for same in _named_in(kind).values() for extension in same]
+
+
+def settings_of(
+    call: Callable[..., Any], *, without: Iterable[str] = (), only_keywords: bool = False
+) -> type[Settings]:
+    """Settings that are the parameters which a class or function is called with."""
+    fields: dict[str, Any] = {}
+    for name, about in inspect.signature(call).parameters.items():
+        alone = about.kind is about.KEYWORD_ONLY
+        if name not in without and (
+            alone or (about.kind is about.POSITIONAL_OR_KEYWORD and not only_keywords)
+        ):
+            fields[name] = (Any, ... if about.default is about.empty else about.default)
+    return create_model("Settings", __base__=Settings, **fields)
 
 
 @lru_cache
