@@ -91,7 +91,7 @@ def _looks_like(extension: Extension) -> str:
         with extension.blamed("cannot be called"):
             return "metric" if isinstance(found(), Metric) else "baseline"
     raise extension.broken(
-        f"is a {type(found).__name__}", expected="a LatentModel, a Metric, or a predictor's class"
+        f"is of type {type(found).__name__}", expected="a LatentModel, a Metric or a predictor"
     )
 
 

@@ -106,7 +106,7 @@ def made(
             found = kind(**dict(settings), **parts)
     if not isinstance(found, Predictor):
         raise extension.broken(
-            f"makes a {type(found).__name__}",
+            f"makes something of type {type(found).__name__}",
             expected="an object with fit(train, *, rng) and predict(conditions)",
         )
     return found
@@ -115,7 +115,7 @@ def made(
 def wrong_answer(found: Any, wanted: pd.MultiIndex, genes: pd.Index) -> str:
     """What is wrong with a prediction, in words; nothing where it can be used."""
     if not isinstance(found, pd.DataFrame):
-        return f"predicts a {type(found).__name__}"
+        return f"predicts a value of type {type(found).__name__}"
     for labels, there, what in (
         (wanted, found.index, "conditions"),
         (genes, found.columns, "genes"),

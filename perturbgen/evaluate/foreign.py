@@ -28,7 +28,7 @@ def adopt(extension: Extension) -> Metric:
             found = found()
     if not isinstance(found, Metric):
         raise extension.broken(
-            f"is a {type(found).__name__}",
+            f"is of type {type(found).__name__}",
             expected="a perturbgen.evaluate.Metric, or a function that makes one",
         )
     if found.needs not in _NEEDS:

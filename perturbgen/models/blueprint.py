@@ -32,6 +32,11 @@ class Blueprint:
         """The covariates as one vector of features."""
         return Conditions(self.covariates)
 
+    @property
+    def own_settings(self) -> dict[str, Any]:
+        """The settings of a model of another package, by the names of its parameters."""
+        return self.settings.settings or {}
+
     def position(self, name: str | None) -> int | None:
         """Which of the covariates has this name."""
         names = [covariate.name for covariate in self.covariates]

@@ -128,7 +128,7 @@ class DGD(LatentModel):
             label=plan.position(model.components_by),
             covariate=plan.position(model.covariate_space),
             covariate_mixture=supervised,
-            **model.settings,
+            **blueprint.own_settings,
         )
 
     def groups(self) -> dict[str, list[nn.Parameter]]:

@@ -98,7 +98,7 @@ class NBVAE(LatentModel):
             encoder_input=model.encoder_input,
             dropout=model.encoder_dropout,
             layer_norm=model.decoder.layer_norm,
-            **model.settings,
+            **blueprint.own_settings,
         )
 
     def forward(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:

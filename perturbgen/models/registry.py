@@ -26,17 +26,13 @@ def _adopt(extension: Extension) -> type[LatentModel]:
     found = extension.load()
     if not (isinstance(found, type) and issubclass(found, LatentModel)):
         raise extension.broken(
-            f"is {'the class' if isinstance(found, type) else 'a'} {_name_of(found)}",
+            "is another class" if isinstance(found, type) else f"is of type {type(found).__name__}",
             expected="a subclass of perturbgen.models.LatentModel, or of one of its models",
         )
     if isabstract(found):
         absent = ", ".join(sorted(found.__abstractmethods__))
         raise extension.broken(f"does not say how to do: {absent}")
     return found
-
-
-def _name_of(found: Any) -> str:
-    return found.__name__ if isinstance(found, type) else type(found).__name__
 
 
 MODELS: Final = Catalogue[type[LatentModel]](
@@ -64,7 +60,9 @@ def build_model(kind: str, blueprint: Blueprint) -> LatentModel:
     with extension.blamed("cannot be built"):
         model = found.build(blueprint)
     if not isinstance(model, LatentModel):
-        raise extension.broken(f"builds a {type(model).__name__}", expected="a LatentModel")
+        raise extension.broken(
+            f"builds something of type {type(model).__name__}", expected="a LatentModel"
+        )
     return _watched(model, extension, len(blueprint.share))
 
 
@@ -76,7 +74,9 @@ def _watched(model: LatentModel, extension: Extension, n_genes: int) -> LatentMo
 
     def terms(found: Any, batch: Any, *_: Any) -> None:
         if not isinstance(found, dict) or not found:
-            raise extension.broken(f"gives a {type(found).__name__}", expected="named terms")
+            raise extension.broken(
+                f"forward gives something of type {type(found).__name__}", expected="named terms"
+            )
         for name, term in found.items():
             _require(extension, f"its term {name!r}", term, (len(batch.index),))
         unknown = [name for name in model.annealed if name not in found]

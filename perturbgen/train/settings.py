@@ -100,7 +100,7 @@ class _ModelSettings(Settings):
     """Which model; settings of the other models are refused."""
 
     kind: str = "nbvae"  # nbvae, dgd, gaussian_vae, or an extension's name or module:Class
-    settings: dict[str, Any] = Field(default_factory=dict)  # of an extension
+    settings: dict[str, Any] | None = None  # of an extension
     latent: Count = 10
     decoder: _DecoderSettings = _DecoderSettings()
     # VAEs
@@ -123,16 +123,18 @@ class _ModelSettings(Settings):
 
     @field_validator("settings")
     @classmethod
-    def of_extension(cls, given: dict[str, Any], about: ValidationInfo) -> dict[str, Any]:
+    def of_extension(
+        cls, given: dict[str, Any] | None, about: ValidationInfo
+    ) -> dict[str, Any] | None:
         """Resolved, so that a run keeps what a later version of the extension may change."""
         kind = about.data.get("kind", "")
         if kind in _BUILT_IN:
             if given:
                 raise ValueError(f"the settings of a {kind} stand in [model] itself")
-            return given
+            return None
         from perturbgen.models import own_settings
 
-        return own_settings(kind, given)
+        return own_settings(kind, given or {})
 
     @model_validator(mode="after")
     def of_this_kind(self) -> _ModelSettings:
