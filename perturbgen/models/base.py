@@ -227,7 +227,11 @@ class LatentModel(Trainable):
         """
         plan, model, make = blueprint, blueprint.settings, cast("Any", cls)
         return make(
-            model.latent, plan.conditions, plan.decoder(), category=plan.category, **model.settings
+            model.latent,
+            plan.conditions,
+            plan.decoder(),
+            category=plan.category,
+            **plan.own_settings,
         )
 
     @abstractmethod

@@ -12,7 +12,7 @@ from perturbgen.contract import check_extension
 from perturbgen.core.errors import ConfigError, ExtensionError
 from perturbgen.core.extensions import Extension
 from perturbgen.evaluate import METRICS, metric_breaches
-from perturbgen.models import MODELS
+from perturbgen.models import MODELS, own_settings
 from perturbgen.train import model_breaches
 
 from .conftest import Install
@@ -146,6 +146,48 @@ def test_what_a_model_breaks(install: Install, method: str, line: str, said: str
         return
     with pytest.raises(ExtensionError, match=said):
         check_extension("brought:Mine")
+
+
+OWN = """
+import torch
+from perturbgen.models import LatentModel, dense
+
+class Own(LatentModel):
+    def __init__(self, n_latent, conditions, decoder, *, category=None, width=4):
+        super().__init__(conditions, decoder, category=category)
+        self.n_latent = n_latent
+        genes = decoder.head.out_features
+        layers = torch.nn.Linear(genes, width), torch.nn.Tanh(), torch.nn.Linear(width, n_latent)
+        self.encoder = torch.nn.Sequential(*layers)
+
+    def forward(self, batch, draws):
+        z = self.encoder(dense(batch.counts).log1p())
+        return {"counts": -self.log_likelihood(z, batch), "size": 0.5 * z.square().sum(-1)}
+
+    @torch.no_grad()
+    def encode(self, batch):
+        return self.encoder(dense(batch.counts).log1p())
+
+    def propose(self, batch):
+        z = self.encode(batch)
+        def draw(generator):
+            noise = torch.randn(z.shape, generator=generator)
+            return z + noise, self.prior_log_prob(noise)
+        return draw
+
+    def prior_log_prob(self, z):
+        return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)
+
+    def prior_sample(self, n, generator, codes=None):
+        return torch.randn(n, self.n_latent, generator=generator)
+"""
+
+
+def test_a_model_of_its_own_parts_keeps_its_promises(install: Install) -> None:
+    install("brought", OWN)
+    check_extension("brought:Own")
+    assert own_settings("brought:Own", {"width": 2}) == {"width": 2}
+    assert own_settings("brought:Own", {}) == {"width": 4}
 
 
 def test_a_parameter_that_is_never_trained_is_found(install: Install) -> None:
