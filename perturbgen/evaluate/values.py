@@ -25,9 +25,10 @@ class Metric:
 
     ``best`` is the value of a perfect prediction; ``zeros`` what a prediction of zeros gets, None
     where that depends on the data; ``scale_free`` metrics do not change when a prediction is
-    multiplied by a positive number. ``across`` metrics compare conditions with each other.
-    ``version`` rises when a metric's values change; any order of genes, conditions or cells gives
-    the same value to the relative ``tolerance``.
+    multiplied by a positive number. ``meaning`` is a sentence for a reader who wants to know what a
+    value tells, ``definition`` one for who wants to compute it. ``across`` metrics compare
+    conditions with each other. ``version`` rises when a metric's values change; any order of genes,
+    conditions or cells gives the same value to the relative ``tolerance``.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Metric:
     version: int = 1
     tolerance: float = 1e-9
     code: str = ""  # of an extension: a hash of its sources
+    meaning: str = ""
 
     @property
     def best(self) -> float:
