@@ -17,6 +17,7 @@ _FACE = {
     "data": "CountStore Split pseudobulk read_competition read_h5ad read_openproblems write_h5ad",
     "de": "DETable flavour_table limma_table voom",
     "objects": "CellModel DGD GaussianVAE NBVAE",
+    "contract": "check_extension",
     "models": "",
     "train": "RunSettings load_run",
     "generate": "CellSampler",

@@ -34,7 +34,7 @@ from perturbgen.compare.tables import Book
 from perturbgen.core.errors import ConfigError, MissingDependencyError, PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
 from perturbgen.core.system import STOP, cores
-from perturbgen.evaluate import place, score
+from perturbgen.evaluate import choose_metrics, place, score
 
 PROCESSES: Final = "processes"
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -83,6 +83,9 @@ class Job:
         scored = asked.model_dump(mode="json", include={"metrics", "level", "adjust"})
         if book.layout is not None:
             scored["layout"] = book.layout.tolist()
+        chosen = choose_metrics(asked.metrics, reference=True, layout=book.layout is not None)
+        if extensions := {metric.name: metric.code for metric in chosen if metric.code}:
+            scored["extensions"] = extensions
         jobs: list[Job] = []
         for fold in folds:
             divided = _digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])

@@ -125,6 +125,11 @@ class Scorecard:
             return pd.DataFrame(columns=[*self.table.columns, "stratum"])
         return pd.concat(parts, ignore_index=True)
 
+    def difference(self, first: str, second: str) -> tuple[float, float, float]:
+        """How far one method's headline is above another's, paired: value, low, high."""
+        positions = [self.methods.index(name) for name in (first, second)]
+        return self.overall.headline_difference(*positions)
+
     def _panel(self, chosen: Array) -> _Panel:
         """The scorecard of some conditions (conditions,), with the resamples of those."""
         names = [metric.name for metric in self.metrics]
@@ -212,6 +217,12 @@ class _Panel:
         if not len(usable):
             return np.full(self._shares.shape[:2], np.nan)
         return self._shares[:, :, usable].mean(axis=2)
+
+    def headline_difference(self, first: int, second: int) -> tuple[float, float, float]:
+        """Of two methods by position: on the conditions as they are, and its 95 % interval."""
+        draws = (self._headline[:, first] - self._headline[:, second])[:, None]
+        low, high = self._bounds(draws)
+        return float(draws[0, 0]), float(low[0]), float(high[0])
 
     @cached_property
     def table(self) -> pd.DataFrame:

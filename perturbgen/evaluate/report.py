@@ -1,7 +1,6 @@
 """``report.html``: one self-contained page about a scorecard, to be used from the keyboard.
 
-Its controls are ``report_controls.html`` (a paragraph a section), their script ``report.js``, the
-style ``report.css``.
+Its controls are ``report_controls.html`` (a paragraph a section), their script ``report.js``.
 """
 
 from __future__ import annotations
@@ -23,6 +22,7 @@ from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.labels import same_levels
 from perturbgen.evaluate.markdown import ScorecardText
 from perturbgen.evaluate.scoring import calibration
+from perturbgen.evaluate.verdict import EFFECT, EFFECT_NOTE, Verdict, range_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -56,12 +56,19 @@ def report_page(
     controls = (here / "report_controls.html").read_text("utf-8").rstrip().split("\n\n")
     ranking, groups, conditions, genes = controls
     text = ScorecardText(card)
-    page = Page(title, text.describe())
-    page.block(f"<style>\n{(here / 'report.css').read_text('utf-8')}</style>")
+    answer = Verdict(card)
+    first, *rest = answer.sentences()
+    page = Page(title, answer=first)
+    for sentence in rest:
+        page.text(sentence)
+    page.text(text.describe())
     page.section("Ranking", text.headline_note())
-    # A value that is broken before its interval is read as two.
     page.table(_unbroken(text.headline_records()))
     page.block(ranking)
+    if effects := answer.effects():
+        page.section("Strong and weak conditions", f"By how many genes respond. {EFFECT_NOTE}")
+        page.table(_unbroken(effects))
+        page.figure(_effects_plot(card), "Headlines among conditions of strong and weak effects.")
     page.section(
         "By cell type and compound", "Mean score of each group. A column's heading sorts by it."
     )
@@ -85,7 +92,8 @@ def report_page(
     page.block(
         f'<script type="application/json" id="data">{_script_json(data)}</script>'
         f"<script>const PALETTE = [{palette}];</script>"
-        f"<script>{(here / 'report.js').read_text('utf-8')}</script>"
+        f"<script>{(here / 'report.js').read_text('utf-8')}</script>",
+        draws=True,
     )
     return page
 
@@ -107,9 +115,9 @@ def _gene_note(data: Mapping[str, Any]) -> str:
 
 
 def _unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records with texts that stay on one line each."""
+    """Records whose intervals stay on one line each; a line may end before one."""
     return [
-        {k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()}
+        {k: v.replace(", ", ",\u00a0") if isinstance(v, str) else v for k, v in r.items()}
         for r in records
     ]
 
@@ -125,19 +133,46 @@ def _tables_section(page: Page, card: Scorecard) -> None:
     if len(card.stratum_table):
         page.section("Strata", "Headline within groups of conditions.")
         page.table(_unbroken(ScorecardText(card).stratum_records()))
-    page.section("Definitions")
+    page.section("Definitions", "What each metric tells, and how it is computed.")
     page.table(
         [
             {
-                "metric": metric.name,
+                "metric": metric.title,
+                "what it tells": metric.meaning,
                 "better": "more" if metric.higher_is_better else "less",
                 "range": f"{metric.low:g} to {metric.high:g}".replace("inf", "∞"),
                 "definition": metric.definition,
                 "negative control": metric.negative_control,
+                "name": metric.name,
             }
             for metric in card.metrics
         ]
     )
+
+
+def _effects_plot(card: Scorecard) -> Figure:
+    """The headline of every method, a colour for each level of effect size."""
+    from plotly.graph_objects import Figure
+
+    rows = card.stratum_table
+    rows = rows[(rows["stratum"] == EFFECT) & (rows["metric"] == HEADLINE_NAME)]
+    order = [escape(str(name)) for name in card.ranking["method"][::-1]]
+    figure = Figure()
+    for colour, (level, group) in zip(PALETTE, rows.groupby("level"), strict=False):
+        figure.add_scatter(
+            x=group["value"],
+            y=[escape(str(name)) for name in group["method"]],
+            name=f"{range_of(str(level))} genes",
+            mode="markers",
+            marker={"size": 10, "color": colour, "opacity": 0.85},
+            hovertemplate="%{y}: %{x:.3f}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=order, automargin=True
+    )
+    figure.update_xaxes(title="headline", gridcolor="#e5e9ed")
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "title": {"text": "responding:"}}
+    return figure.update_layout(height=170 + 26 * len(order), legend=legend)
 
 
 def _calibration_section(
@@ -272,8 +307,11 @@ def _payload(
     return {
         "methods": [{"name": name, "role": card.role(name)} for name in methods],
         "metrics": metrics,
+        "headline": [name for name in card.headline if name in scores],
         "levels": [str(name or "condition") for name in card.scores.columns.names],
         "conditions": [list(map(str, label)) for label in labels],
+        # Root mean square over all genes: what the page opens on, and the order of its lists.
+        "strength": [float(f"{v:.4g}") for v in np.sqrt(np.square(true).mean(axis=1))],
         "overall": {
             str(metric): rows.set_index("method").loc[methods, drawn].to_numpy().tolist()
             for metric, rows in card.table.groupby("metric", sort=False)

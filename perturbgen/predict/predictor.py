@@ -234,9 +234,18 @@ class RunFiles:
 
 def _run_hash(path: Path) -> str:
     """A hash of the best parameters and of what they mean."""
-    # The same parameters mean something else with other genes or categories.
-    meaning = file_hash(require_file(path / "model.json", "description of a trained model"))
-    return hashlib.sha256(f"{run_fingerprint(path)} {meaning}".encode()).hexdigest()
+    # The same parameters mean something else with other genes or categories, or other code.
+    about = require_file(path / "model.json", "description of a trained model")
+    meaning = f"{run_fingerprint(path)} {file_hash(about)}{_foreign_code(about)}"
+    return hashlib.sha256(meaning.encode()).hexdigest()
+
+
+def _foreign_code(about: Path) -> str:
+    """A hash of the code of a model of another package, nothing for one of ours."""
+    from perturbgen.models import MODELS
+
+    kind = str(CELLS.card.read(about.parent).kind)
+    return "" if kind in MODELS.built_in else MODELS.extension(kind).code
 
 
 class GenerativePredictor:

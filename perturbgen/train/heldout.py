@@ -40,9 +40,12 @@ class CellJudge:
 
     def numbers(self, *, samples: int, seed: int) -> dict[str, Any]:
         """The likelihood of the counts, posterior-predictive checks, and probes of the latents."""
+        from perturbgen.models import GaussianVAE
+
         run, store, conditions = self.run, self.store, list(self.run.settings.conditions)
         likelihood = {**self.likelihood(samples=samples, seed=seed), "samples": samples}
-        likelihood["of"] = "normalised data" if run.card.kind == "gaussian_vae" else "counts"
+        real = isinstance(run.model, GaussianVAE)
+        likelihood["of"] = "normalised data" if real else "counts"
         # Of some cells: the counts of all, made dense, would fill the memory.
         chosen = np.random.default_rng(seed).permutation(len(store))[:2000]
         predictive = _Predictive.of(run.model, store, chosen, conditions, seed=seed)

@@ -7,9 +7,9 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from perturbgen.core.config import Chance, Count, NonNegative, Positive, Settings
 from perturbgen.core.errors import InputError
@@ -78,6 +78,8 @@ class _DecoderSettings(Settings):
     dropout: Chance = 0.0
 
 
+_BUILT_IN = ("nbvae", "dgd", "gaussian_vae")
+
 # Settings that one family of models reads and the other would silently ignore.
 _OF_VAES = {"encoder", "encoder_input", "encoder_dropout"}
 _OF_DGDS = {
@@ -97,7 +99,8 @@ _OF_DGDS = {
 class _ModelSettings(Settings):
     """Which model; settings of the other models are refused."""
 
-    kind: Literal["nbvae", "dgd", "gaussian_vae"] = "nbvae"
+    kind: str = "nbvae"  # nbvae, dgd, gaussian_vae, or an extension's name or module:Class
+    settings: dict[str, Any] | None = None  # of an extension
     latent: Count = 10
     decoder: _DecoderSettings = _DecoderSettings()
     # VAEs
@@ -118,9 +121,26 @@ class _ModelSettings(Settings):
     prior_weight: Positive | Literal["per_sample"] = 1.0
     inner_steps: Count = 10  # of a validation cell's representation, per epoch
 
+    @field_validator("settings")
+    @classmethod
+    def of_extension(
+        cls, given: dict[str, Any] | None, about: ValidationInfo
+    ) -> dict[str, Any] | None:
+        """Resolved, so that a run keeps what a later version of the extension may change."""
+        kind = about.data.get("kind", "")
+        if kind in _BUILT_IN:
+            if given:
+                raise ValueError(f"the settings of a {kind} stand in [model] itself")
+            return None
+        from perturbgen.models import own_settings
+
+        return own_settings(kind, given or {})
+
     @model_validator(mode="after")
     def of_this_kind(self) -> _ModelSettings:
         """A setting that this kind of model would ignore is an error."""
+        if self.kind not in _BUILT_IN:  # which of them it reads, only its author knows
+            return self
         counts_only = {"encoder_input"} if self.kind == "gaussian_vae" else set()
         foreign = self.changed(_OF_VAES if self.kind == "dgd" else _OF_DGDS | counts_only)
         if foreign:
@@ -221,7 +241,7 @@ class RunSettings(LoopSettings):
         if model.kind == "dgd" and self.annealing.changed(set(_Annealing.model_fields)):
             raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
         rates = self.training.changed({"mixture_rate", "representation_rate"})
-        if model.kind != "dgd" and rates:
+        if model.kind in ("nbvae", "gaussian_vae") and rates:
             raise ValueError(
                 f"'training.{rates[0]}' is of a dgd; a {model.kind} has one learning rate"
             )
