@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from perturbgen.baselines import find_baseline, make
+from perturbgen.baselines import REGISTRY, find_baseline, make
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.tables import CONDITION
 from perturbgen.evaluate import Scorecard, ScorecardText, report_page, scorecard
@@ -128,8 +128,9 @@ def _baseline_of(name: str, source: Any) -> str | None:
         return name
     if not isinstance(source, str):
         return None
-    # module:Class has a dot in front of the colon only; a name of a baseline has none.
-    return None if (Path(source).suffix and ":" not in source) or Path(source).exists() else source
+    if source in REGISTRY.built_in or ":" in source:
+        return source
+    return None if Path(source).suffix or Path(source).exists() else source
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def test_what_is_needed_is_said(measured: pd.DataFrame, mine: pd.DataFrame) -> N
         pg.score(measured, {"mine": mine, "best": "aditive"})
     with pytest.raises(ConfigError, match="no baseline 'mine'"):
         pg.score(measured, {"mine": ...}, train=measured)
-    with pytest.raises(InputError, match="absent.parquet"):
+    with pytest.raises(InputError, match=r"absent\.parquet"):
         pg.score(measured, {"mine": "absent.parquet"})
     with pytest.raises(SchemaError, match="mine is of type int"):
         pg.score(measured, {"mine": 3})
