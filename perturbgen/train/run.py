@@ -68,9 +68,7 @@ class Trained(Generic[_S, _M, _C]):
     card: _C
 
     def __repr__(self) -> str:
-        numbers = sum(p.numel() for p in self.model.parameters())
-        model = f"{type(self.model).__name__}, {numbers:,} parameters"
-        return f"{type(self).__name__}({self.path}, {model})"
+        return f"{type(self).__name__}({self.path}, {type(self.model).__name__})"
 
     def parts(self) -> pd.Series:
         """The part (train, validation, ...) of each of the run's samples, by name."""
