@@ -129,7 +129,7 @@ def _encode(
     key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
     columns: Columns = None,
     layer: Layer = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Latent points of cells by a trained model.
 
@@ -145,7 +145,7 @@ def _encode(
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
     store = trained.open_cells(file, layer=layer, columns=columns)
-    latents = CellJudge(trained, store.to(device)).latents()
+    latents = CellJudge(trained, store).latents()
     adata = AnnData(
         obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
     )
@@ -167,7 +167,7 @@ def _evaluate(
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     columns: Columns = None,
     layer: Layer = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -187,7 +187,6 @@ def _evaluate(
         check_output(out, ".json")
     trained = load_run(run, device=device)
     store = trained.open_cells(file, layer=layer, columns=columns, part=part)
-    store = store.to(device)
     found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)

@@ -7,20 +7,15 @@ from typing import Final
 
 import pandas as pd
 
-from perturbgen.core.errors import ConfigError, suggest
+from perturbgen.core.errors import ConfigError
+from perturbgen.core.extensions import Catalogue
 from perturbgen.evaluate.cells import CELL_METRICS
+from perturbgen.evaluate.foreign import adopt
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from perturbgen.evaluate.values import Metric
 
-
-class _Catalogue(dict[str, Metric]):
-    """Metrics by name; to ask for one that is not there is an error with the nearest name."""
-
-    def __missing__(self, name: str) -> Metric:
-        raise ConfigError(f"there is no metric {name!r}", fix=suggest(name, self))
-
-
-METRICS: Final = _Catalogue({metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)})
+_BUILT_IN: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
+METRICS: Final = Catalogue("metric", _BUILT_IN, adopt)
 _OPEN_PROBLEMS: Final = (
     "mean_rowwise_rmse",
     "mean_rowwise_mae",
