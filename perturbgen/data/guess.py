@@ -339,9 +339,8 @@ class Guesses:
 
     def records(self) -> list[dict[str, str]]:
         """A row for each guess, to be shown."""
-        rows = [{"ours": "vehicle", "theirs": self.vehicle.value, "why": self.vehicle.why}] * (
-            self.vehicle is not None
-        )  # type: ignore[union-attr]
+        named = {"vehicle": self.vehicle} if self.vehicle is not None else {}
+        rows = [{"ours": n, "theirs": g.value, "why": g.why} for n, g in named.items()]
         rows += [{"ours": n, "theirs": g.value, "why": g.why} for n, g in self.columns.items()]
         for row in rows:
             if row["ours"] in self.join:
