@@ -85,6 +85,30 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextmanager
+def said_once(*rooms: str) -> Iterator[None]:
+    """While this lasts, the log of some rooms says the same thing once and not again."""
+    said: set[tuple[object, ...]] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        key = (record.name, record.getMessage())
+        if key in said:
+            return False
+        said.add(key)
+        return True
+
+    # a filter hears what its own logger says, and not what those below it say
+    known = list(logging.root.manager.loggerDict)
+    loggers = [logging.getLogger(name) for name in known if name.startswith(rooms)]
+    for logger in loggers:
+        logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_new)
+
+
 def say(text: str) -> None:
     """Print a line of a command's own result on stdout."""
     sys.stdout.write(text + "\n")

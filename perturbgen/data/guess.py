@@ -238,10 +238,28 @@ class Guesses:
             self.vehicle = Guess(asked, "as you said")
         elif (name := _control_of(levels)) is not None:
             self.vehicle = Guess(name, f"the name of a control among {len(levels)} values")
+        elif (name := self._undosed(column)) is not None:
+            self.vehicle = Guess(name, "the only value whose dose is 0 everywhere")
         else:
             sizes = self._values(column).map(_text).value_counts()
             why = f"no value looks like a control; this one has most cells ({sizes.iloc[0]:,})"
             self.vehicle = Guess(str(sizes.index[0]), why, sure=False)
+
+    def _undosed(self, column: str) -> str | None:
+        """The one compound that was never given, by a column of doses."""
+        named = self.given.get("dose") or next(
+            (name for name in self._free() if _rank(name, "dose") is not None), None
+        )
+        if named is None or not pd.api.types.is_numeric_dtype(self.survey.obs[named].dtype):
+            return None
+        most = (
+            self.survey.obs[named]
+            .abs()
+            .groupby(self.survey.obs[column].map(_text).astype(str))
+            .max()
+        )
+        none = most.index[most == 0]
+        return str(none[0]) if len(none) == 1 < len(most) else None
 
     def _types(self) -> Iterator[str]:
         """Columns of a few values each of which is more than a perturbation's other name."""
