@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from perturbgen.core.errors import ConfigError
 from perturbgen.train import RunSettings, train, train_once
 from perturbgen.train.automatic import fit_length, fit_machine, say_precision
 from perturbgen.train.settings import LoopSettings, LoopTraining
@@ -99,6 +100,12 @@ def test_a_run_keeps_what_was_chosen_and_goes_on_with_it_elsewhere(
     assert "goes on in it" in caplog.text
     again = tomllib.loads((run / "config.toml").read_text())
     assert again["training"] == {**stored["training"], "epochs": 4}
+
+
+def test_a_dgd_that_was_trained_before_warmups_were_automatic_is_read():
+    assert _asked("dgd", annealing={"warmup": 20}).training.epochs == "auto"
+    with pytest.raises(ConfigError, match="a dgd has none"):
+        _asked("dgd", annealing={"warmup": 19})
 
 
 def test_a_precision_that_is_slow_here_is_said(monkeypatch, caplog):
