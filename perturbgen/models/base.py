@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from perturbgen.core.errors import MissingDependencyError
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.given import CountsGiven, Likelihood
 from perturbgen.nn import (
@@ -101,6 +102,17 @@ def dense(counts: SparseCounts) -> Tensor:
     out = counts.values.new_zeros(len(counts.offsets) - 1, counts.n_genes)
     out[cell_of_each(counts.offsets, len(counts.values)), counts.columns] = counts.values
     return out
+
+
+def _pyro() -> Any:
+    """Pyro, which only the two functions named after it need."""
+    try:
+        import pyro
+    except ImportError:
+        raise MissingDependencyError(
+            "Pyro is not installed", fix='pip install "perturbgen[pyro]"'
+        ) from None
+    return pyro
 
 
 class CountParameters(NamedTuple):
@@ -318,8 +330,7 @@ class LatentModel(Trainable):
         """The generative story, for Pyro: its ELBO with the guide is a VAE's objective, and a
         DGD's but for log p(φ).
         """
-        import pyro
-
+        pyro = _pyro()
         from perturbgen.nn.distributions import NegativeBinomial
 
         with pyro.plate("cells", len(batch.codes)):
@@ -329,8 +340,7 @@ class LatentModel(Trainable):
 
     def pyro_guide(self, batch: CellBatch) -> None:
         """The variational family, for Pyro."""
-        import pyro
-
+        pyro = _pyro()
         with pyro.plate("cells", len(batch.codes)):
             pyro.sample("z", self._pyro_posterior(batch))
 

@@ -121,7 +121,7 @@ def probe_rows(
 
     chosen = np.random.default_rng(seed).permutation(len(latents))[:cells]
     rows = []
-    for name in labels:
+    for name in track(list(labels), "probing the latent points"):
         values = labels[name].astype(str).to_numpy()[chosen]
         names, counts = np.unique(values, return_counts=True)
         enough = counts >= 5  # one for each of the five folds

@@ -119,3 +119,18 @@ def test_a_run_whose_length_was_left_to_us_is_taken_again(settings, tmp_path: Pa
     first = train_once(asked, runs=tmp_path, accelerator="cpu")
     assert train_once(asked, runs=tmp_path, accelerator="cpu") == first
     assert train_once(settings("training.epochs=2"), runs=tmp_path, accelerator="cpu") != first
+
+
+def test_a_long_training_is_forecast_after_its_first_steps(monkeypatch, caplog):
+    from perturbgen.train import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for seconds, said in ((0.5, 1), (0.01, 0)):
+        caplog.clear()
+        line = progress.Progress(10, "cells")
+        with caplog.at_level(logging.INFO, logger="perturbgen"):
+            for left in range(479, -1, -1):
+                now[0] += seconds
+                line.step(left)
+        assert caplog.text.count("about 4 min at most for 480 steps") == said
