@@ -18,9 +18,8 @@ import numpy as np
 import pandas as pd
 import typer
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent / "calibration"))
-sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(Path(__file__).parents[1] / "calibration"))
+sys.path.insert(0, str(Path(__file__).parent))
 from forms import Forms
 from generative import Generative, Predictions, is_wanted, kept
 from run import Experiment, baseline_predictions, read_de, simulated, train
