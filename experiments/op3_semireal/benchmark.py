@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 # Of the compounds known in B and Myeloid cells, here some sixty: a dozen calibrate.
 WITHHELD = 0.2
-METRICS = ["mean_rowwise_rmse", "mean_rowwise_pearson", "discrimination_cosine"]
+METRICS = ["mean_rowwise_rmse", "mean_rowwise_pearson", "perturbation_discrimination"]
 log = logging.getLogger("perturbgen.experiments.op3_semireal")
 
 
