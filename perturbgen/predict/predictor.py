@@ -176,6 +176,10 @@ class RunFiles:
         require_file(self.cells, "file of cells")
         return self
 
+    def latent_note(self) -> str:
+        """A sentence about a latent space that holds next to nothing, or no word."""
+        return CELLS.latent_note(self.run)
+
     def record(self) -> Mapping[str, Any]:
         """What a prediction depends on, whatever the files are called."""
         return {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
@@ -273,6 +277,11 @@ class GenerativePredictor:
                 "a predictor has one estimator", expected="settings with one name in estimators"
             )
         self._genes: pd.Index | None = None
+
+    def __repr__(self) -> str:
+        run = getattr(self.model, "path", "a model that it trains")
+        [estimator] = self.settings.estimators
+        return f"GenerativePredictor({run}, {estimator}, among {self.cells.n_obs:,} cells)"
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Take the cells of the training rows (conditions x genes); train, if that is asked."""
