@@ -222,6 +222,7 @@ def _de(
     --verify 200[/bold]
     """
     from perturbgen.core.h5ad import open_h5ad
+    from perturbgen.core.system import choose_device
     from perturbgen.data import take_layer
 
     if out is not None:
@@ -245,6 +246,7 @@ def _de(
         "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
     }
+    device = choose_device(device) if device == "auto" else device
     adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:
         _verify_backends(adata, verify, options, device=device, as_json=as_json)

@@ -37,6 +37,8 @@ from perturbgen.core.system import STOP, cores
 from perturbgen.evaluate import choose_metrics, place, score
 
 PROCESSES: Final = "processes"
+log = logging.getLogger(__name__)
+
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PATIENCE: Final = "10s"  # for a Dask scheduler to answer
 
@@ -257,8 +259,10 @@ def _run_where(jobs: list[Job], scheduler: str, workers: int | None) -> _Finishe
     if scheduler != PROCESSES:
         yield from _on_cluster(jobs, scheduler)
         return
-    # More processes than jobs would only start and end.
-    workers = min(workers or cores(), len(jobs))
+    if workers is not None and workers > cores():
+        log.warning("--workers %d on %d cores: as many workers as cores", workers, cores())
+    # More processes than jobs would only start and end; more than cores would wait for each other.
+    workers = min(workers or cores(), cores(), len(jobs))
     if workers > 1:
         yield from _in_processes(jobs, workers)
     else:

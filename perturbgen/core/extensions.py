@@ -24,6 +24,7 @@ from functools import lru_cache, reduce
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from textwrap import fill
 from types import ModuleType
 from typing import Any, Final, TypeVar
 
@@ -151,6 +152,11 @@ class Catalogue(Mapping[str, _T]):
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        brought = [name for name in self if name not in self.built_in]
+        more = f", and from other packages {', '.join(brought)}" if brought else ""
+        return fill(f"{len(self.built_in)} {self.kind}s: {', '.join(self.built_in)}{more}", 96)
 
     def __contains__(self, name: object) -> bool:
         return any(name == known for known in self)

@@ -76,6 +76,14 @@ class DETable:
                 what = f"{name} has other conditions or genes than the rest of the table"
                 raise SchemaError(what)
 
+    def __repr__(self) -> str:
+        rows, genes = self.logfc.shape
+        lines = [f"DETable of {rows:,} conditions x {genes:,} genes"]
+        for record in self.strongest(5):
+            named = f"{record['condition']} ({record['samples']} samples)"
+            lines.append(f"  {named[:70]}: {record['genes']:,} genes with adjusted p below .05")
+        return "\n".join([*lines, f"statistics: {', '.join((*self.STATISTICS, *self.DERIVED))}"])
+
     @property
     def genes(self) -> pd.Index:
         """The genes, in the order of the counts."""

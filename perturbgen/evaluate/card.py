@@ -75,6 +75,13 @@ class Scorecard:
                 expected="the same metrics for every method",
             )
 
+    def __repr__(self) -> str:
+        sizes = f"{self.scores.shape[1]:,} conditions, {len(self.metrics)} metrics"
+        lines = [f"Scorecard of {len(self.methods)} methods on {sizes}"]
+        rows = self.ranking.to_dict("records")
+        lines += [f"  {row['value']:6.3f}  {row['method']} ({row['role']})" for row in rows[:12]]
+        return "\n".join([*lines, *([f"  and {len(rows) - 12} more"] if len(rows) > 12 else [])])
+
     @property
     def methods(self) -> list[str]:
         """The methods, controls among them, in order."""

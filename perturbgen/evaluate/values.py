@@ -48,6 +48,10 @@ class Metric:
     code: str = ""  # of an extension: a hash of its sources
     meaning: str = ""
 
+    def __repr__(self) -> str:
+        arrow = "more" if self.higher_is_better else "less"
+        return f"Metric({self.name!r}, {arrow} is better: {self.definition})"
+
     @property
     def best(self) -> float:
         """The value of a perfect prediction."""

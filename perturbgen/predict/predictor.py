@@ -274,6 +274,11 @@ class GenerativePredictor:
             )
         self._genes: pd.Index | None = None
 
+    def __repr__(self) -> str:
+        run = getattr(self.model, "path", "a model that it trains")
+        [estimator] = self.settings.estimators
+        return f"GenerativePredictor({run}, {estimator}, among {self.cells.n_obs:,} cells)"
+
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Take the cells of the training rows (conditions x genes); train, if that is asked."""
         known = pd.MultiIndex.from_tuples([tuple(map(str, key)) for key in train.index])

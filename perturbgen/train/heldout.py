@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
@@ -42,7 +43,7 @@ class CellJudge:
         """The likelihood of the counts, posterior-predictive checks, and probes of the latents."""
         from perturbgen.models import GaussianVAE
 
-        run, store, conditions = self.run, self.store, list(self.run.settings.conditions)
+        run, store, conditions = self.run, self._placed, list(self.run.settings.conditions)
         likelihood = {**self.likelihood(samples=samples, seed=seed), "samples": samples}
         real = isinstance(run.model, GaussianVAE)
         likelihood["of"] = "normalised data" if real else "counts"
@@ -82,7 +83,13 @@ class CellJudge:
         return {"cells": len(nll), "nll_per_gene": float(nll.mean()), "standard_error": error}
 
     def _batches(self, what: str, size: int) -> Iterable[CellBatch]:
-        return track(CellFeed(self.store, size).once(), what, -(-len(self.store) // size))
+        return track(CellFeed(self._placed, size).once(), what, -(-len(self.store) // size))
+
+    @cached_property
+    def _placed(self) -> CountStore:
+        """The cells where the model is."""
+        device = next(self.run.model.parameters()).device
+        return self.store if device.type == "cpu" else self.store.to(device)
 
 
 def _encoded(model: LatentModel, batches: Iterable[CellBatch]) -> np.ndarray:

@@ -116,7 +116,7 @@ def test_it_shows_up_in_a_comparison(
     for name in ("shrunk_compound", "by_its_place", "free_bits"):
         assert name in shown
         assert f"| {name} " in card
-    assert "| strongest_sign ↑ | " in card
+    assert "| Strongest sign ↑ | " in card
     assert "Strongest sign" in (tmp_path / "out" / "report.html").read_text()
     told = json.loads((tmp_path / "out" / "scorecard.json").read_text())
     assert "strongest_sign" in json.dumps(told["metrics"])
