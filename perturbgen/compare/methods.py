@@ -106,8 +106,10 @@ class Method:
             where = f"{fold.split} ({fold.name})"
             withheld = conditions.delete(fold.train)
             self.trained.require_unseen(f"methods.{self.name}", seen, withheld, where)
+        note = self.trained.latent_note()
         return {
             "run": self.spec.run,
+            **({"latent space": note} if note else {}),
             "parameters": str(self.record["runs"][0]),
             "cells": self.spec.cells,
             "conditions seen in training": len(seen),

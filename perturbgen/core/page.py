@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import json
 from collections.abc import Mapping, Sequence
 from functools import cache
 from html import escape
@@ -11,10 +12,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from perturbgen.core.console import format_value
+from perturbgen.core.console import format_value, plain
 from perturbgen.core.files import atomic_path, slug
 
 if TYPE_CHECKING:
+    import numpy as np
     from plotly.graph_objects import Figure
 
 # Okabe and Ito's colours: told apart by readers with any colour vision.
@@ -92,10 +94,10 @@ class Page:
             template="plotly_white", colorway=PALETTE, font={"size": 13}, margin=margin
         )
         # Drawn by page.js, which has to know how wide the window is.
-        json = str(figure.to_json()).replace("<", "\\u003c")
+        text = str(figure.to_json()).replace("<", "\\u003c")
         self._drawn = True
         self._parts.append(
-            f'<figure><div class="plot"></div><script type="application/json" class="figure">{json}'
+            f'<figure><div class="plot"></div><script type="application/json" class="figure">{text}'
             f"</script><figcaption>{escape(caption)}</figcaption></figure>"
         )
 
@@ -106,6 +108,28 @@ class Page:
         """
         self._drawn |= draws
         self._parts.append(html)
+
+    @staticmethod
+    def packed(values: np.ndarray[Any, Any], kind: str = "") -> Any:
+        """Values for a page's script, in base64: as they are in a ``kind`` such as ``<f4``.
+
+        Else as 16-bit integers with one scale a row, exact to 1/32,767 of the row's largest value.
+        """
+        import numpy as np
+
+        if kind:
+            return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+        # Half of what floats take, and nothing that a screen can show is lost.
+        scale = np.abs(values).max(axis=1, initial=0) / 32767
+        scale[scale == 0] = 1
+        data = Page.packed(np.round(values / scale[:, None]), "<i2")
+        return {"scale": [float(f"{s:.7g}") for s in scale], "data": data}
+
+    @staticmethod
+    def json(record: Mapping[str, Any]) -> str:
+        """JSON that may stand in a script element, which a name with ``</script>`` would end."""
+        text = json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False)
+        return text.replace("<", "\\u003c")
 
     def html(self) -> str:
         """The whole page."""

@@ -5,8 +5,6 @@ Its controls are ``report_controls.html`` (a paragraph a section), their script 
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.console import format_value, plain
+from perturbgen.core.console import format_value
 from perturbgen.core.page import PALETTE, Page
 from perturbgen.core.stats import Array
 from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
@@ -42,14 +40,16 @@ def report_page(
     intervals: Mapping[str, _Intervals] | None = None,
     ladder: Sequence[Mapping[str, Any]] = (),
     metadata: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
     budget: int = _BUDGET,
 ) -> Page:
     """The page: ranking, groups, predicted against true, genes, calibration, definitions, run.
 
     ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a
     nominal level the lower and upper tables; ``ladder`` are oracles of the same experiment, rows
-    with ``prediction`` and ``ratio`` (its MRRMSE over that of zeros). ``budget`` limits the bytes
-    of embedded tables: where they do not hold all genes, the page says which it shows.
+    with ``prediction`` and ``ratio`` (its MRRMSE over that of zeros). ``warnings`` are sentences
+    that stand near the top. ``budget`` limits the bytes of embedded tables: where they do not hold
+    all genes, the page says which it shows.
     """
     data = _payload(card, truth, predictions, budget=budget)
     here = files("perturbgen.evaluate")
@@ -61,6 +61,8 @@ def report_page(
     page = Page(title, answer=first)
     for sentence in rest:
         page.text(sentence)
+    for warning in warnings:
+        page.block(f'<p class="warning">{escape(warning)}</p>')
     page.text(text.describe())
     page.section("Ranking", text.headline_note())
     page.table(_unbroken(text.headline_records()))
@@ -90,7 +92,7 @@ def report_page(
     # since "use strict" counts only where it stands first.
     palette = ",".join(f'"{colour}"' for colour in PALETTE)
     page.block(
-        f'<script type="application/json" id="data">{_script_json(data)}</script>'
+        f'<script type="application/json" id="data">{Page.json(data)}</script>'
         f"<script>const PALETTE = [{palette}];</script>"
         f"<script>{(here / 'report.js').read_text('utf-8')}</script>",
         draws=True,
@@ -291,8 +293,8 @@ def _payload(
     # One at a time: a whole copy of each would be as large as all tables.
     for name, table in predictions.items():
         values = _on_card(card, table, columns, name)
-        shared[name] = _quantised(values[:, genes])
-        own[name] = _quantised(np.take_along_axis(values, strongest, axis=1))
+        shared[name] = Page.packed(values[:, genes])
+        own[name] = Page.packed(np.take_along_axis(values, strongest, axis=1))
     methods = card.ranking["method"]
     labels = [label if isinstance(label, tuple) else (label,) for label in card.scores.columns]
     head = {"name": HEADLINE_NAME, "title": "Headline", "up": True}
@@ -302,7 +304,7 @@ def _payload(
         about = {"name": metric.name, "title": metric.title, "up": metric.higher_is_better}
         metrics.append(about | {"ranks": bool(ranks)})
         of_metric = card.scores.xs(metric.name, level="metric").loc[methods]
-        scores[metric.name] = _base64(of_metric.to_numpy(), "<f4")
+        scores[metric.name] = Page.packed(of_metric.to_numpy(), "<f4")
     drawn = ["value", "low", "high", "share", "share_low", "share_high"]
     return {
         "methods": [{"name": name, "role": card.role(name)} for name in methods],
@@ -319,12 +321,12 @@ def _payload(
         "scores": scores,
         "genes": [str(gene) for gene in columns[genes]],
         "all_genes": len(columns),
-        "truth": _quantised(true[:, genes]),
+        "truth": Page.packed(true[:, genes]),
         "tables": shared,
         "own": {
             "names": [str(gene) for gene in columns[names]],
             "codes": codes.reshape(strongest.shape).tolist(),
-            "truth": _quantised(np.take_along_axis(true, strongest, axis=1)),
+            "truth": Page.packed(np.take_along_axis(true, strongest, axis=1)),
             "tables": own,
         },
     }
@@ -351,22 +353,3 @@ def _shown_genes(truth: Array, count: int) -> Array:
     first, rest = strongest[: count // 2], strongest[count // 2 :]
     sample = rest[np.linspace(0, len(rest) - 1, count - count // 2).round().astype(int)]
     return np.concatenate([first, sample])
-
-
-def _base64(values: Array, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
-
-
-def _quantised(values: Array) -> dict[str, Any]:
-    """16-bit integers with one scale a row: exact to 1/32,767 of the row's largest value."""
-    # Half of what floats take, and nothing that a screen can show is lost.
-    scale = np.abs(values).max(axis=1, initial=0) / 32767
-    scale[scale == 0] = 1
-    data = _base64(np.round(values / scale[:, None]), "<i2")
-    return {"scale": [float(f"{s:.7g}") for s in scale], "data": data}
-
-
-def _script_json(record: Mapping[str, Any]) -> str:
-    """JSON that may stand inside a script element, where a name with ``</script>`` would end it."""
-    text = json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")

@@ -176,6 +176,10 @@ class RunFiles:
         require_file(self.cells, "file of cells")
         return self
 
+    def latent_note(self) -> str:
+        """A sentence about a latent space that holds next to nothing, or no word."""
+        return CELLS.latent_note(self.run)
+
     def record(self) -> Mapping[str, Any]:
         """What a prediction depends on, whatever the files are called."""
         return {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}

@@ -15,6 +15,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.tables import require_unique
 from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
 from perturbgen.train.card import Card
+from perturbgen.train.gauges import LatentSpace
 from perturbgen.train.run import Recipe, Trained
 from perturbgen.train.settings import CellData, RunSettings
 
@@ -172,6 +173,11 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
         from perturbgen.train.heldout import CellBoard
 
         return CellBoard(run, settings, epoch=epoch)
+
+    def latent_note(self, run: Path) -> str:
+        """A sentence about a run's latent space where it holds next to nothing, or no word."""
+        space = LatentSpace.read(run)
+        return "" if space is None else space.sentence()
 
     def blank(self, run: Path, settings: RunSettings, card: _ModelCard) -> LatentModel:
         import torch

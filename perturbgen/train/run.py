@@ -33,6 +33,7 @@ from perturbgen.core.system import choose_device, cores, keep_freed_memory
 from perturbgen.train.automatic import fit_length, fit_machine, say_precision, taken_over
 from perturbgen.train.card import Card
 from perturbgen.train.checkpoint import load_state
+from perturbgen.train.gauges import LatentSpace
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
 if TYPE_CHECKING:
@@ -239,7 +240,11 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         found |= {"measure": key, "best": best[key]}
         # near 0 the latent space is empty: a reader of the table would else not see it
         kl = best.get("validation/kl", best.get("train/kl"))
-        return {**found, **({} if kl is None else {"kl": kl}), speed: records[-1][speed]}
+        found |= {} if kl is None else {"kl": kl}
+        space = LatentSpace.read(run)
+        found |= {} if space is None else {"active_dimensions": str(space)}
+        found |= {speed: records[-1][speed]}
+        return {**found, **({"latent": space.sentence()} if space and space.sentence() else {})}
 
     def _hashes(self, settings: _S) -> dict[str, str]:
         return {str(path): file_hash(path) for path in self.sources(settings) if path.is_file()}

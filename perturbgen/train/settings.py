@@ -235,6 +235,7 @@ class _BoardSettings(Settings):
     every: Count = 10  # epochs between pictures
     cells: Count = 5000  # at most, in pictures and the projector
     labels: tuple[str, ...] = ()  # obs columns beside the conditions for the projector
+    umap: bool = True  # of the latent space, at the end, where umap-learn is installed
 
 
 class LoopSettings(Settings):

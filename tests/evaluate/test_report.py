@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
+from perturbgen.core.page import Page
 from perturbgen.evaluate import Scorecard, calibration, report_page, scorecard
-from perturbgen.evaluate.report import _payload, _quantised, _script_json, _shown_genes
+from perturbgen.evaluate.report import _payload, _shown_genes
 from tests.evaluate.tables import experiment, frame
 
 CHROMIUM = (
@@ -88,9 +89,7 @@ def test_labels_join_predictions_in_any_order(made: Made) -> None:
         name: table.sample(frac=1, random_state=1)[rng.permutation(table.columns)].swaplevel()
         for name, table in tables.items()
     }
-    assert _script_json(_payload(card, truth, turned)) == _script_json(
-        _payload(card, truth, tables)
-    )
+    assert Page.json(_payload(card, truth, turned)) == Page.json(_payload(card, truth, tables))
 
 
 def test_a_budget_limits_the_genes_and_the_page_says_so(made: Made) -> None:
@@ -112,7 +111,7 @@ def test_half_of_the_genes_are_the_strongest() -> None:
 
 def test_quantised_values_are_close_and_zero_rows_survive() -> None:
     values = np.array([[1.0, -3.0, 0.001], [0.0, 0.0, 0.0]])
-    packed = _quantised(values)
+    packed = Page.packed(values)
     whole = np.frombuffer(base64.b64decode(packed["data"]), "<i2").reshape(2, 3)
     np.testing.assert_allclose(whole * np.array(packed["scale"])[:, None], values, atol=3 / 32767)
 
