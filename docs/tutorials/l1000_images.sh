@@ -43,26 +43,24 @@ perturbgen l1000 neighbours runs/0001-embedder-s0 --of compound-3 --most 5
 # ## Images
 #
 # `fixture` writes a small set in the exact form of a published one: `bbbc021`, `rxrx1`,
-# `rxrx19a` and others. This one is a plate of Cell Painting profiles, some compounds active and
-# some not.
-perturbgen images fixture cellpainting painting --seed 0
-perturbgen images check painting/profiles.csv.gz
+# `rxrx19a` and others. This one has images of spots and profiles of wells, some compounds active
+# and some not.
+perturbgen images fixture bbbc021 spots --seed 0
+perturbgen images check spots
 
 # %%
 # A correction takes batch effects out by the control wells. A quarter of the controls is left out
-# of the fit, so that the evaluation can use controls that were not made alike by it.
-perturbgen images correct painting/profiles.csv.gz --control Metadata_broad_sample=DMSO \
-  --whiten 1 --out corrected
-perturbgen images evaluate corrected --same Metadata_broad_sample \
-  --control Metadata_broad_sample=DMSO
+# of the fit; the evaluation counts these only, because the correction has made the others alike.
+perturbgen images correct spots --control compound=DMSO --out corrected
+perturbgen images evaluate corrected --same compound --control compound=DMSO --batch plate
 
 # %%
 # A map for the eyes. It says how much of the neighbourhoods it keeps; judge by the numbers above.
-perturbgen images map corrected --colour Metadata_broad_sample --out map.html
 #
+# {page} map.html The wells as a map
+perturbgen images map corrected --colour compound --colour plate --out map.html
+
 # %%
-# {page} map.html The plate as a map
-#
 # ## Which drugs bring diseased cells back?
 #
 # Drugs are ranked by how far they move diseased wells back to healthy ones. The screen has a few

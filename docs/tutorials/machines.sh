@@ -76,15 +76,17 @@ perturbgen train train.toml --devices 2 --accelerator cpu
 # %%
 # ## What was run where
 #
-# | what | processor cores | a GPU | several GPUs or machines |
+# | what | processor cores | several processes or machines | a GPU |
 # |---|---|---|---|
-# | training (cells, L1000, images) | yes, every test | see below | two processes on one machine |
-# | encode, evaluate, predict, generate | yes | see below | no |
-# | differential expression | yes | see below | no |
-# | comparisons | yes | not needed | a Dask scheduler on one machine |
+# | training of cells, L1000, images | every test and every number | two processes on one machine, over gloo | never |
+# | encode, evaluate, predict, generate | every test and every number | no | never |
+# | differential expression | every test and every number | threads of one machine | never |
+# | retrieval | every test and every number | threads of one machine | never |
+# | comparisons | every test and every number | processes, and a Dask scheduler on one machine | not needed |
 #
-# Speeds in the repository (`experiments/speed`) are of two processor cores of a shared virtual
-# machine. Tests marked `gpu` are run where there is one.
+# "Never" is meant as it stands: the code for a GPU is written and has tests (marked `gpu`, which
+# are skipped without one), and no number in the repository comes from one. If it fails for you,
+# `--device cpu` or `--accelerator cpu` goes back to what was run, and we would like to hear of it.
 #
 # ## The same numbers again
 #
