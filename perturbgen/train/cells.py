@@ -14,7 +14,7 @@ import pandas as pd
 
 from perturbgen.core.errors import CountsError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns, require_unique
-from perturbgen.data import CountStore, CovariateEncoder, complete, parts_of_label
+from perturbgen.data import CountStore, CovariateEncoder, complete, parts_of_label, sample_problem
 from perturbgen.train.feeds import CellFeed
 from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
 
@@ -37,6 +37,13 @@ class Cells:
     def of(cls, store: CountStore, settings: RunSettings) -> Cells:
         """Cells, split and encoded as the settings say."""
         path, conditions = settings.data.path, settings.conditions
+        # told now, and not after hours of training
+        if problem := sample_problem(store.obs):
+            log.warning(
+                "%s: generate and predict will refuse these cells. A sample (plate and well, or "
+                "what a column map calls sample) has one compound, donor and library",
+                problem,
+            )
         if not (len(store) and store.n_genes):
             raise SchemaError(f"{path} is empty: {len(store)} cells x {store.n_genes} genes")
         require_unique(store.obs.index, "cell", path)

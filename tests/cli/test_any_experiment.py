@@ -113,17 +113,26 @@ def test_a_pool_without_plates_is_walked_to_its_report(
     assert cells.X.max() == cells.layers["umis"].max() if "umis" in cells.layers else cells.X.max()
 
 
-def test_lines_and_doses_in_tubes_are_walked_to_their_report(tmp_path: Path) -> None:
-    file, folder = tubes(tmp_path / "tubes.h5ad"), tmp_path / "mine"
-    run("init", file, "--out", folder)
-    text = (folder / "columns.toml").read_text()
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two lines in tubes, walked to the report: a folder with tubes.h5ad and mine/."""
+    folder = tmp_path_factory.mktemp("walked")
+    file = tubes(folder / "tubes.h5ad")
+    run("init", file, "--out", folder / "mine")
+    walk(file, folder / "mine")
+    return folder
+
+
+def test_lines_and_doses_in_tubes_are_walked_to_their_report(walked: Path) -> None:
+    mine = walked / "mine"
+    text = (mine / "columns.toml").read_text()
     assert 'vehicle = "zeta"  # the only value whose dose is 0 everywhere' in text
     assert 'compound = ["agent", "conc"]' in text
     assert 'layer = "raw"' in text
-    found = walk(file, folder)
+    found = read_frame(mine / "predictions.parquet")
     assert set(found["cell_type"].astype(str)) <= {"1", "2"}
     assert found["cell_type"].nunique() == 1  # of the two lines, one is asked for
-    cells = read_h5ad(file, folder / "columns.toml")
+    cells = read_h5ad(walked / "tubes.h5ad", mine / "columns.toml")
     assert cells.n_vars == 40
     assert {"p 0.5", "p 5", "zeta"} <= set(cells.obs["compound"])
     samples = cells.obs.groupby(["cell_type", "compound"], observed=True)["well"].nunique()
@@ -202,16 +211,6 @@ def test_what_init_wrote_is_not_overwritten(
     run(*asked, "--force")
 
 
-@pytest.fixture(scope="module")
-def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two lines in tubes, walked to the report: a folder with tubes.h5ad and mine/."""
-    folder = tmp_path_factory.mktemp("walked")
-    file = tubes(folder / "tubes.h5ad")
-    run("init", file, "--out", folder / "mine")
-    walk(file, folder / "mine")
-    return folder
-
-
 def test_what_a_split_withholds_can_be_evaluated(walked: Path) -> None:
     """Refused before: the run keeps the names of its own cells alone."""
     [made] = (walked / "mine" / "runs").glob("0001-*")
@@ -249,11 +248,58 @@ def test_other_names_of_the_columns_are_scored(walked: Path) -> None:
     run("de", sums, *given, "--out", table)
     both = ["--rows", "intersection", "--genes", "intersection"]
     run("score", table, walked / "mine" / "predictions.parquet", *both)
-    alone = walked / "alone.parquet"
-    run("de", sums, "--out", alone)
     config = walked / "compare.toml"
     config.write_text(
-        f'[data]\nfolder = "{walked}"\ntrain = "alone.parquet"\n[methods.mean]\nbaseline = "gene_mean"\n'
-        '[methods.zeros]\nbaseline = "zeros"\n[splits.a]\nkind = "compounds"\nfolds = 2\n'
+        f'[data]\nfolder = "{walked}"\ntrain = "theirs.parquet"\n'
+        '[methods.mean]\nbaseline = "gene_mean"\n[methods.zeros]\nbaseline = "zeros"\n'
+        '[splits.lines]\nkind = "cell_types"\n'
     )
     run("compare", config, "--out", walked / "compared", "--workers", "1", "--no-report")
+
+
+def test_a_split_of_conditions_may_leave_its_validation_cells_to_chance(walked: Path) -> None:
+    [made] = (walked / "mine" / "runs").glob("0001-*")
+    parts = pd.read_parquet(made / "cells.parquet")["part"].value_counts()
+    assert parts["validation"] == pytest.approx(0.1 * parts.sum(), abs=1)
+    assert parts.sum() < 288  # what is withheld is in no part of the run
+
+
+def test_pairs_add_up_and_those_nobody_measured_have_a_place() -> None:
+    from perturbgen.train.cells import _combinations
+
+    table = _combinations(["ctrl", "A", "B+ctrl", "C", "A+C"], "ctrl")
+    assert list(table.columns) == ["A", "B", "C"]
+    assert table.loc["ctrl"].tolist() == [0, 0, 0]
+    assert table.loc["B+ctrl"].tolist() == [0, 1, 0]
+    assert table.loc["A+C"].tolist() == (table.loc["A"] + table.loc["C"]).tolist()
+    assert table.loc["A+B"].tolist() == [1, 1, 0]
+    assert "C+A" not in table.index
+
+
+def test_the_same_note_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    import logging
+
+    from perturbgen.core.console import said_once
+
+    log = logging.getLogger("perturbgen.de.limma")
+    caplog.set_level(logging.INFO, "perturbgen")
+    with said_once("perturbgen.de"):
+        for k in range(24):
+            log.info("these are not the plates")
+            log.info("replicate %d", k)
+    assert [r.getMessage() for r in caplog.records].count("these are not the plates") == 1
+    assert len(caplog.records) == 25
+    log.info("these are not the plates")
+    assert len(caplog.records) == 26
+
+
+def test_what_samplers_will_refuse_is_known_before_training() -> None:
+    from perturbgen.data import sample_problem
+
+    obs = pd.DataFrame({"cell_type": "T", "compound": ["v", "d", "v", "d"], "plate": "p"})
+    assert sample_problem(obs) == ""  # no wells: a sample for each compound
+    assert sample_problem(obs.assign(sample=["1", "1", "2", "2"])) == ""  # pools of both
+    mixed = obs.assign(well=["A1", "A1", "A2", "A3"])
+    assert sample_problem(mixed) == "cells of well 'A1' on plate 'p' differ in 'compound'"
+    assert sample_problem(obs[:1]) == "all cells are of one sample, and of one type"
+    assert sample_problem(obs.drop(columns="compound")) == ""
