@@ -57,12 +57,17 @@ class MatrixSums:
     @staticmethod
     def compute(values: np.ndarray, width: int) -> np.ndarray:
         """The sums (rows, blocks) of values as they are stored."""
-        size = values.dtype.itemsize
+        size, rows = values.dtype.itemsize, len(values)
         words = np.ascontiguousarray(values).view(f"u{4 if size % 4 == 0 else size}")
-        step = width * words.shape[1] // max(1, values.shape[1])
-        starts = range(0, words.shape[1], max(1, step))
-        sums = [words[:, i : i + step].sum(axis=1, dtype=np.uint32) for i in starts]
-        return np.stack(sums, axis=1) if sums else np.empty((len(values), 0), np.uint32)
+        step = width * words.shape[1] // values.shape[1]
+        # all whole blocks in one pass over the memory, which takes a third of a pass for each
+        whole = words.shape[1] // step
+        sums = words[:, : whole * step].reshape(rows, whole, step).sum(axis=2, dtype=np.uint32)
+        rest = words[:, whole * step :]
+        if not rest.shape[1]:
+            return sums
+        last = rest.sum(axis=1, dtype=np.uint32, keepdims=True)
+        return np.concatenate([sums, last], axis=1)
 
     def read(self, rows: slice, columns: slice) -> np.ndarray:
         """A rectangle of the matrix; of blocks that it cuts the rest is read as well."""
