@@ -76,9 +76,12 @@ class MatrixSums:
         whole = slice(start, min(-(-columns.stop // self.width) * self.width, count))
         if whole == columns:
             return self.checked(rows, columns)
-        # piece by piece: a gene of a million samples is 4 MB, its block is 4 GB
-        found = np.empty((rows.stop - rows.start, columns.stop - columns.start), self.matrix.dtype)
+        asked = columns.stop - columns.start
         wanted = slice(columns.start - start, columns.stop - start)
+        if whole.stop - start <= 2 * asked:
+            return self.checked(rows, whole)[:, wanted]
+        # piece by piece: a gene of a million samples is 4 MB, its block is 4 GB
+        found = np.empty((rows.stop - rows.start, asked), self.matrix.dtype)
         step = max(1, _PIECE // ((whole.stop - start) * self.matrix.dtype.itemsize))
         for first in range(rows.start, rows.stop, step):
             piece = slice(first, min(first + step, rows.stop))
