@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PY := .venv/bin/python
 PIP := $(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all board lint clean
+.PHONY: demo test test-all board docs lint clean
 .DELETE_ON_ERROR:
 
 demo: .venv/demo.stamp
@@ -16,9 +16,12 @@ test: .venv/test.stamp lint
 test-all: .venv/test.stamp lint
 	$(PY) -m pytest
 
+docs: .venv/docs.stamp
+	$(PY) docs/build.py
+
 lint: .venv/test.stamp
-	$(PY) -m ruff check perturbgen tests experiments
-	$(PY) -m ruff format --check perturbgen tests experiments
+	$(PY) -m ruff check perturbgen tests experiments docs
+	$(PY) -m ruff format --check perturbgen tests experiments docs
 	$(PY) -m mypy
 
 board: .venv/demo.stamp
@@ -32,6 +35,10 @@ clean:
 
 .venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
 	$(PIP) -e .
+	touch $@
+
+.venv/docs.stamp: .venv/demo.stamp
+	$(PIP) -e ".[docs,images]"
 	touch $@
 
 # R comes through apt where that is permitted; without it the tests marked `r` are skipped (under CI they fail).

@@ -17,10 +17,10 @@ import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self, get_args
 
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
-from perturbgen.core.files import atomic_path
+from perturbgen.core.files import atomic_path, slug
 from perturbgen.core.tables import CONDITION
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
+    from perturbgen.simulate import SimulatedExperiment
     from perturbgen.train import TrainedRun
 
 _IN_MEMORY = "cells in memory"  # in place of a file's path in a run's settings
@@ -39,10 +40,11 @@ class CellModel:
     ``cells`` are raw counts, with ``uns["vehicle"]`` or ``vehicle`` naming the compound that others
     are compared with. ``model`` are settings of ``[model]`` in a configuration, such as
     ``decoder={"hidden": [64, 128]}``; a condition may have settings of its own:
-    ``conditions={"cell_type": {}, "compound": {"encoding": "embedding"}}``.
+    ``conditions={"cell_type": {}, "compound": {"encoding": "embedding"}}``. ``kind`` names a model
+    of another package (``CellModel(cells, kind="my_package:Mine", settings={...})``).
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = ""
 
     def __init__(
         self,
@@ -51,15 +53,22 @@ class CellModel:
         conditions: Sequence[str] | Mapping[str, Mapping[str, Any]] = CONDITION,
         vehicle: str | None = None,
         seed: int = 0,
+        kind: str | None = None,
         **model: Any,
     ) -> None:
+        kind = kind or self.kind
+        if not kind or (self.kind and kind != self.kind):
+            raise ConfigError(
+                f"{type(self).__name__} with kind={kind!r}",
+                expected="CellModel(cells, kind=...), or the class of a kind without it",
+            )
         # told now, not after an hour of training: RunSettings of what cannot be is an error
         self._asked: dict[str, Any] = {
             "data": {"path": _IN_MEMORY},
-            "name": self.kind,
+            "name": slug(kind),
             "seed": seed,
             "conditions": _named(conditions),
-            "model": {**model, "kind": self.kind},
+            "model": {**model, "kind": kind},
         }
         self._settings()
         absent = [name for name in self._asked["conditions"] if name not in cells.obs]
@@ -153,24 +162,28 @@ class CellModel:
         conditions: pd.DataFrame,
         cells: AnnData | None = None,
         *,
-        estimator: str = "shrunk",
+        estimator: str | Sequence[str] = "shrunk",
         calibration: CellModel | None = None,
         **settings: Any,
-    ) -> pd.DataFrame:
+    ) -> pd.DataFrame | dict[str, pd.DataFrame]:
         """Signed -log10 p of conditions (``cell_type``, ``compound``) x genes.
+
+        Of several estimators, or "all" there are, a table for each by name.
 
         Wells are generated and fitted among the measured ones. ``calibration`` is a model that
         withheld measured conditions, on which what is predicted is shrunk; ``settings`` are those
         of ``perturbgen predict``: ``replicates``, ``latent``, ``flavour``, ``seed``.
         """
-        from perturbgen.predict import PredictSettings, predict
+        from perturbgen.predict import Estimator, PredictSettings, predict
 
-        base = {**settings, "estimators": [estimator]}
+        chosen = get_args(Estimator) if estimator == "all" else estimator
+        several = not isinstance(chosen, str)
+        base = {**settings, "estimators": list(chosen) if several else [chosen]}
         asked = PredictSettings.load(base=base, fix="see perturbgen predict --help")
         other = None if calibration is None else calibration.run
         measured = self._own_cells(cells)
         found = predict(self.run, measured, conditions, asked, calibration_run=other)
-        return found.values[asked.estimators[0]]
+        return dict(found.values) if several else found.values[asked.estimators[0]]
 
     def save(self, path: str | Path) -> Path:
         """Keep the run directory as ``path``; the cells are not in it."""
@@ -184,7 +197,7 @@ class CellModel:
         from perturbgen.train import load_run
 
         run = load_run(path)
-        if run.settings.model.kind != cls.kind:
+        if cls.kind and run.settings.model.kind != cls.kind:
             raise ConfigError(
                 f"{path} holds a model of kind {run.settings.model.kind!r}",
                 expected=repr(cls.kind),
@@ -197,7 +210,8 @@ class CellModel:
 
     def __repr__(self) -> str:
         conditions = ", ".join(self._asked["conditions"]) or "no condition"
-        lines = [f"{type(self).__name__} of cells given {conditions}"]
+        name = type(self).__name__ if self.kind else f"CellModel {self._asked['model']['kind']}"
+        lines = [f"{name} of cells given {conditions}"]
         if self._cells is not None:
             lines.append(f"cells: {self._cells.n_obs:,} x {self._cells.n_vars:,} genes")
         if self._run is None:
@@ -205,8 +219,8 @@ class CellModel:
         from perturbgen.train import CELLS
 
         ending, card = CELLS.ending(self._run.path), self._run.card
-        sizes = (f"{name} ({len(found)})" for name, found in card.covariates.categories.items())
-        lines[0] = f"{type(self).__name__} of cells given {', '.join(sizes) or 'no condition'}"
+        sizes = (f"{key} ({len(found)})" for key, found in card.covariates.categories.items())
+        lines[0] = f"{name} of cells given {', '.join(sizes) or 'no condition'}"
         lines.append(f"latent dimensions: {self._run.settings.model.latent}")
         lines.append(
             f"trained: {ending['epochs']} epochs, the best {ending['best_epoch']} "
@@ -243,6 +257,16 @@ class GaussianVAE(CellModel):
     """A conditional variational autoencoder of normalised values."""
 
     kind = "gaussian_vae"
+
+
+def simulated(preset: str = "tiny", *, seed: int = 0, **options: Any) -> SimulatedExperiment:
+    """An experiment whose truth is known, in memory: ``cells``, ``conditions`` to predict, ``de``.
+
+    ``options`` are those of :func:`perturbgen.simulate.simulate`.
+    """
+    from perturbgen.simulate import simulate
+
+    return simulate(preset, seed=seed, **options)
 
 
 def _named(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ import pytest
 
 # Tests work on small arrays, for which a second thread only waits; on shared cores it waits long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Trainings of an automatic precision are in float32 on every processor: this one has no bfloat16.
+if platform.machine() in ("x86_64", "AMD64"):
+    os.environ.setdefault("ATEN_CPU_CAPABILITY", "avx2")
 
 CI = os.environ.get("CI") == "true"
 DATA = Path(os.environ.get("PERTURBGEN_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -19,7 +19,7 @@ QUICK = {"decoder": {"hidden": [8]}, "encoder": [8], "latent": 3}
 @pytest.fixture(scope="module")
 def cells() -> AnnData:
     smaller = ["expression.genes=60", "cells.per_well=30", "plate.rows=2"]
-    return pg.simulate.simulate("tiny", seed=0, overrides=smaller).cells
+    return pg.simulated("tiny", overrides=smaller).cells
 
 
 @pytest.fixture(scope="module")
@@ -78,6 +78,9 @@ def test_de_is_predicted_with_the_settings_of_the_command(
     assert np.isfinite(found.to_numpy()).all()
     with pytest.raises(ConfigError, match="replicate"):
         model.predict_de(wanted, replicats=1)
+    several = model.predict_de(wanted, estimator=["mean_t", "plug_in"], replicates=1)
+    assert list(several) == ["mean_t", "plug_in"]
+    pd.testing.assert_frame_equal(several["mean_t"], found)
 
 
 def test_what_is_saved_is_what_is_loaded(
@@ -90,6 +93,32 @@ def test_what_is_saved_is_what_is_loaded(
         pg.NBVAE.load(tmp_path / "mine").latent()
     with pytest.raises(ConfigError, match="kind 'nbvae'"):
         pg.DGD.load(tmp_path / "mine")
+
+
+def test_a_short_training_has_a_short_warm_up(cells: AnnData) -> None:
+    model = pg.NBVAE(cells, **QUICK).train(epochs=1, accelerator="cpu", threads=1)
+    assert model.run.settings.annealing.warmup == 0
+    given = pg.NBVAE(cells, **QUICK).train(1, annealing={"warmup": 3}, accelerator="cpu", threads=1)
+    assert given.run.settings.annealing.warmup == 3
+
+
+def test_a_model_of_another_package_is_asked_for_by_its_kind(
+    cells: AnnData, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "docs" / "example_package"))
+    kind = "perturbgen_example:FreeBits"
+    made = pg.CellModel(cells, kind=kind, settings={"free": 1.0}, **QUICK)
+    made.train(1, accelerator="cpu", threads=1).save(tmp_path / "mine")
+    again = pg.CellModel.load(tmp_path / "mine", cells)
+    np.testing.assert_array_equal(again.latent(cells[:5]), made.latent(cells[:5]))
+    assert again.run.model.free == 1.0
+    assert kind in repr(again)
+    with pytest.raises(ConfigError, match="'fre': did you mean 'free'"):
+        pg.CellModel(cells, kind=kind, settings={"fre": 1.0})
+    with pytest.raises(ConfigError, match="kind=''"):
+        pg.CellModel(cells)
+    with pytest.raises(ConfigError, match="NBVAE with kind"):
+        pg.NBVAE(cells, kind=kind)
 
 
 def test_mistakes_are_told_before_training(cells: AnnData) -> None:

@@ -60,7 +60,7 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
             "epochs": epochs,
             "batch_size": 256,
             "learning_rate": 2e-3,
-            "precision": "bf16-mixed",
+            "precision": "auto",
         },
         "board": {"every": epochs},
     }

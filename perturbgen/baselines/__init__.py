@@ -5,6 +5,7 @@
 """
 
 from perturbgen.baselines.base import Baseline, Predictor
+from perturbgen.baselines.contract import baseline_breaches
 from perturbgen.baselines.registry import REGISTRY, crossed, find_baseline, make
 from perturbgen.baselines.selection import (
     blend_weights,

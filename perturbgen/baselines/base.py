@@ -199,6 +199,13 @@ class Baseline(ABC, Generic[_S]):
         """How messages call it: its class, which is private to its file."""
         return type(self).__name__.removeprefix("_")
 
+    def __repr__(self) -> str:
+        settings = ", ".join(f"{name}={value!r}" for name, value in self.settings.__repr_args__())
+        if self._table is None:
+            return f"{self.name}({settings}), not fitted yet"
+        rows, genes = self._table.values.shape
+        return f"{self.name}({settings}), fitted on {rows:,} conditions x {genes:,} genes"
+
     @property
     def table(self) -> TrainTable:
         """The training rows it was fitted on."""

@@ -5,11 +5,13 @@ A new baseline is a subclass of :class:`~perturbgen.baselines.base.Baseline` (or
 find it. ``tests/baselines/test_contract.py`` holds it to what all baselines promise, once
 ``tests/baselines/cases.py`` says which settings are quick (``QUICK``), whether it must beat the
 mean of the cell type (``MODELS``), must learn nothing from shuffled labels (``LEARNERS``), or knows
-no labels at all (``KNOWS_NO_LABELS``).
+no labels at all (``KNOWS_NO_LABELS``). Those of other packages come in by themselves
+(:mod:`perturbgen.core.extensions`).
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,8 +20,10 @@ from itertools import product
 from typing import TYPE_CHECKING, Any, Final
 
 from perturbgen.baselines.base import Baseline
+from perturbgen.baselines.foreign import Foreign, asked_for, baseline_settings, has_intervals
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import ConfigError, suggest
+from perturbgen.core.extensions import Catalogue, Extension
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +41,8 @@ class _Entry:
       "pseudobulk", "smiles"), and passes on to the class as keywords;
     * ``random``: draws from the ``rng`` of its fit, so that a comparison runs it once a seed;
     * ``intervals``: ``predict_interval`` works (``_half_width`` gives a width, not None);
-    * ``transductive``: a prediction also depends on which other conditions are asked for.
+    * ``transductive``: a prediction also depends on which other conditions are asked for;
+    * ``extension``: where it comes from, if it is none of ours.
     """
 
     where: str
@@ -48,17 +53,38 @@ class _Entry:
     random: bool = False
     intervals: bool = False
     transductive: bool = False
+    extension: Extension | None = None
 
     @property
     def kind(self) -> type[Baseline[Any]]:
-        """The class."""
+        """The class; of an extension whatever makes a predictor."""
+        if self.extension is not None:
+            return self.extension.load()
         module, _, name = self.where.partition(":")
         return getattr(import_module(f"perturbgen.baselines.{module}"), name)
 
     @property
     def settings_class(self) -> type[Settings]:
         """The class of its settings."""
+        if self.extension is not None:
+            return baseline_settings(self.kind, self.extension)
         return self.kind.settings_class
+
+    @classmethod
+    def adopt(cls, extension: Extension) -> _Entry:
+        """A baseline of somebody else, which says of itself what ours have in their line below."""
+        kind = extension.load()
+        baseline_settings(kind, extension)  # what is no predictor at all is told now
+        return cls(
+            extension.where,
+            (inspect.getdoc(kind) or "").partition("\n")[0].rstrip("."),
+            needs=asked_for(kind, "needs"),
+            uses=asked_for(kind, "uses"),
+            random=bool(getattr(kind, "random", True)),
+            intervals=has_intervals(kind),
+            transductive=bool(getattr(kind, "transductive", False)),
+            extension=extension,
+        )
 
 
 def _mean(where: str, description: str, open_problems: str = "") -> _Entry:
@@ -72,7 +98,7 @@ def _learner(where: str, description: str, **marks: Any) -> _Entry:
 
 
 # In the order that lists and reports show: constants, linear models, learners, combinations.
-REGISTRY: Final[Mapping[str, _Entry]] = {
+_BUILT_IN: Final[Mapping[str, _Entry]] = {
     "zeros": _mean("rows:_Zeros", "no effect anywhere", "zeros"),
     "gene_mean": _mean("rows:_GeneMean", "mean of each gene over all rows", "mean_outcome"),
     "compound_mean": _mean(
@@ -126,13 +152,15 @@ REGISTRY: Final[Mapping[str, _Entry]] = {
 }
 
 
+REGISTRY: Final = Catalogue("baseline", _BUILT_IN, _Entry.adopt)
+
+
 def find_baseline(name: str) -> _Entry:
-    """The baseline of a name, ours or Open Problems'."""
-    for ours, entry in REGISTRY.items():
+    """The baseline of a name, ours or Open Problems', or of an extension."""
+    for ours, entry in _BUILT_IN.items():
         if name in (ours, entry.open_problems):
             return entry
-    fix = "perturbgen baselines lists them"
-    raise ConfigError(f"there is no baseline {name!r}: {suggest(name, REGISTRY)}", fix=fix)
+    return REGISTRY[name]
 
 
 def make(
@@ -168,6 +196,8 @@ def make(
     parts: dict[str, Any] = {
         key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None
     }
+    if entry.extension is not None:
+        return Foreign(entry.extension, entry.kind, chosen, parts)
     if name == "blend":
         candidates = _blend_members(chosen.members, chosen.settings, parts)
     elif name == "nested":

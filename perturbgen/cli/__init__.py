@@ -16,6 +16,7 @@ from perturbgen.cli import (
     baselines,
     data,
     doctor,
+    extensions,
     generate,
     images,
     l1000,
@@ -49,6 +50,7 @@ _NOUNS = (
     submit,
     l1000,
     images,
+    extensions,
 )
 _app = Verbs(
     {name: verb for noun in _NOUNS for name, verb in noun.VERBS.items()},

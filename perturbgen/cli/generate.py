@@ -134,7 +134,7 @@ def _generate(
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Draw cells for every condition and each of its compound's wells: how many, how deep, and

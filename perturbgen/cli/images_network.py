@@ -117,7 +117,7 @@ def _embed_images(
     data: _Folder = None,
     statistics: _Norm = "",
     turns: _Turns = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Embed images with a trained network: profiles that correct, evaluate and map read.
@@ -151,7 +151,7 @@ def _evaluate_images(
     data: _Folder = None,
     statistics: _Norm = "",
     turns: _Turns = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     same: Annotated[
         str, typer.Option(help="Of profiles: the column that names the perturbation.")
     ] = "",
@@ -209,7 +209,7 @@ def _evaluate_images(
                 "--data": data,
                 "--statistics": statistics,
                 "--turns": turns is not None,
-                "--device": device != "cpu",
+                "--device": device != "auto",
             },
             f"{source} is no run",
         )

@@ -120,7 +120,7 @@ def _embed_profiles(
     ] = Path("embedding.h5ad"),
     key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_embedding",
     meta: _Meta = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
@@ -178,7 +178,7 @@ def _evaluate_embedder(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
     meta: _Meta = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -260,7 +260,7 @@ def _neighbours_of_perturbagen(
     part: Annotated[_Part, typer.Option(help="Among which of the run's profiles.")] = _Part.ALL,
     most: Annotated[int, typer.Option(min=1, help="Perturbagens shown.")] = 20,
     meta: _Meta = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Which perturbagens act like this one: those that the nearest profiles of its profiles belong

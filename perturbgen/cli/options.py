@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
 from typer.core import TyperCommand
@@ -14,6 +16,7 @@ from typer.core import TyperCommand
 from perturbgen.core.console import say
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import protected
+from perturbgen.core.system import limit_threads
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +26,11 @@ if TYPE_CHECKING:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")]
-Device = Annotated[str, typer.Option(help="cpu or cuda.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if torch sees one.")]
+_Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads in all [default: the cores that may be used]."),
+]
 Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[
@@ -68,7 +75,11 @@ class Verbs(typer.Typer):
             if isinstance(verb, Verbs):
                 self.add_typer(verb, name=name)
             else:
-                self.command(name, cls=_Verb)(verb)
+                self.command(name, cls=_Verb)(verb if name in _IDLE else _with_threads(verb))
+
+
+# verbs that compute nothing worth a thread
+_IDLE = {"board", "doctor", "get", "list"}
 
 
 class _Verb(TyperCommand):
@@ -82,6 +93,24 @@ class _Verb(TyperCommand):
     def invoke(self, ctx: Any) -> Any:
         with protected(_inputs(ctx.params)):
             return super().invoke(ctx)
+
+
+def _with_threads(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb with ``--threads``, which hold for all libraries and for the processes it starts."""
+
+    @wraps(verb)
+    def limited(*args: Any, threads: int | None, **options: Any) -> None:
+        limit_threads(threads)
+        verb(*args, **options)
+
+    # typer reads the options of a verb from its signature; names are resolved where it stands
+    hints = {**get_type_hints(verb, include_extras=True), "threads": _Threads}
+    last = Parameter("threads", Parameter.KEYWORD_ONLY, default=None)
+    given = [*signature(verb).parameters.values(), last]
+    own = Signature([part.replace(annotation=hints[part.name]) for part in given])
+    limited.__signature__ = own  # type: ignore[attr-defined]
+    limited.__annotations__ = hints
+    return limited
 
 
 def _inputs(parameters: Mapping[str, Any]) -> Iterator[Path]:

@@ -85,7 +85,7 @@ def _predict(
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Predict signed -log10 p: draw the wells of each condition, fit them among the real ones,

@@ -21,6 +21,7 @@ from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.export import write_table
 from perturbgen.core.files import staged
+from perturbgen.core.system import choose_device
 
 if TYPE_CHECKING:
     import numpy as np
@@ -109,8 +110,9 @@ def _retrieve(
 
     check_folder(out)
     # whether there is a GPU is asked later: first the word, before a large file is read
-    if device != "cpu" and not device.startswith("cuda"):
-        raise ConfigError(f"--device {device}", expected="cpu or cuda", fix="--device cpu")
+    if device not in ("auto", "cpu") and not device.startswith("cuda"):
+        raise ConfigError(f"--device {device}", expected="auto, cpu or cuda", fix="--device cpu")
+    device = choose_device() if device == "auto" else device
     # before the file is read, which may take minutes
     names = _require_named(same)
     vectors, labels = _read(source, key)

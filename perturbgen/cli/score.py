@@ -251,8 +251,8 @@ def _compare(
         folder = "data/small"
 
     Splits are [bold]\\[splits.NAME][/bold] of kind kaggle, compounds, cell_types or file. Methods
-    are [bold]\\[methods.NAME][/bold], a baseline (perturbgen baselines) or predictions =
-    "file.parquet".
+    are [bold]\\[methods.NAME][/bold], a baseline (perturbgen baselines, or module:Class of your
+    own) or predictions = "file.parquet".
 
     Example: [bold]perturbgen compare experiments/op3_semireal/compare.toml
     --data data/semireal[/bold]

@@ -205,6 +205,9 @@ def _de(
         int | None, typer.Option(help="Run this many genes through R, too, and compare.")
     ] = None,
     plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
+    min_cells: Annotated[
+        int, typer.Option(min=0, help="Conditions of fewer cells are not listed (--out has them).")
+    ] = 10,
     as_json: Json = False,
 ) -> None:
     """Differential expression with limma-voom: every level of a factor against a control.
@@ -222,6 +225,7 @@ def _de(
     --verify 200[/bold]
     """
     from perturbgen.core.h5ad import open_h5ad
+    from perturbgen.core.system import choose_device
     from perturbgen.data import take_layer
 
     if out is not None:
@@ -245,6 +249,7 @@ def _de(
         "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
     }
+    device = choose_device(device) if device == "auto" else device
     adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:
         _verify_backends(adata, verify, options, device=device, as_json=as_json)
@@ -253,14 +258,16 @@ def _de(
     started = time.perf_counter()
     table = _make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
+    few = int((~table.enough(min_cells)).sum())
+    title += f"; {few} conditions of fewer than {min_cells} cells are not listed" if few else ""
     if verify is None:
-        show_table(table.strongest(12), title=title, as_json=as_json)
+        show_table(table.strongest(12, min_cells=min_cells), title=title, as_json=as_json)
     if out is not None:
         table.write(out)
     if plots is not None:
         from perturbgen.de.plots import de_page
 
-        de_page(table).write(plots)
+        de_page(table, min_cells=min_cells).write(plots)
     if not as_json:
         for path in filter(None, (out, plots)):
             say(f"wrote {path}")

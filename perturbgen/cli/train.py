@@ -127,7 +127,7 @@ def _encode(
     ],
     key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
     layer: Layer = None,
-    device: Device = "cpu",
+    device: Device = "auto",
 ) -> None:
     """Latent points of cells by a trained model.
 
@@ -143,7 +143,7 @@ def _encode(
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
     store = trained.open_cells(file, layer=layer)
-    latents = CellJudge(trained, store.to(device)).latents()
+    latents = CellJudge(trained, store).latents()
     adata = AnnData(
         obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
     )
@@ -161,7 +161,7 @@ def _evaluate(
     samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     layer: Layer = None,
-    device: Device = "cpu",
+    device: Device = "auto",
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -180,7 +180,7 @@ def _evaluate(
     if out is not None:
         check_output(out, ".json")
     trained = load_run(run, device=device)
-    store = trained.open_cells(file, layer=layer, part=part).to(device)
+    store = trained.open_cells(file, layer=layer, part=part)
     found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)

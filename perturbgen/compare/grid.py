@@ -34,9 +34,11 @@ from perturbgen.compare.tables import Book
 from perturbgen.core.errors import ConfigError, MissingDependencyError, PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
 from perturbgen.core.system import STOP, cores
-from perturbgen.evaluate import place, score
+from perturbgen.evaluate import choose_metrics, place, score
 
 PROCESSES: Final = "processes"
+log = logging.getLogger(__name__)
+
 _THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _PATIENCE: Final = "10s"  # for a Dask scheduler to answer
 
@@ -83,6 +85,9 @@ class Job:
         scored = asked.model_dump(mode="json", include={"metrics", "level", "adjust"})
         if book.layout is not None:
             scored["layout"] = book.layout.tolist()
+        chosen = choose_metrics(asked.metrics, reference=True, layout=book.layout is not None)
+        if extensions := {metric.name: metric.code for metric in chosen if metric.code}:
+            scored["extensions"] = extensions
         jobs: list[Job] = []
         for fold in folds:
             divided = _digest([data, fold.train.tolist(), fold.test.tolist(), book.clip])
@@ -254,8 +259,10 @@ def _run_where(jobs: list[Job], scheduler: str, workers: int | None) -> _Finishe
     if scheduler != PROCESSES:
         yield from _on_cluster(jobs, scheduler)
         return
-    # More processes than jobs would only start and end.
-    workers = min(workers or cores(), len(jobs))
+    if workers is not None and workers > cores():
+        log.warning("--workers %d on %d cores: as many workers as cores", workers, cores())
+    # More processes than jobs would only start and end; more than cores would wait for each other.
+    workers = min(workers or cores(), cores(), len(jobs))
     if workers > 1:
         yield from _in_processes(jobs, workers)
     else:

@@ -21,7 +21,7 @@ from perturbgen.compare.tables import read_effects
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash, package_version
 from perturbgen.data import read_h5ad, read_smiles
-from perturbgen.evaluate import interpolated_duplicate
+from perturbgen.evaluate import METRICS, choose_metrics, interpolated_duplicate
 
 if TYPE_CHECKING:
     from perturbgen.predict import PredictSettings, RunFiles
@@ -35,6 +35,7 @@ _FITTING: Final = (
     "compare/grid.py",
     "compare/methods.py",
     "compare/tables.py",
+    "core/extensions.py",
     "core/h5ad.py",
     "core/stats.py",
     "core/tables.py",
@@ -44,7 +45,7 @@ _FITTING: Final = (
     "evaluate/labels.py",
 )
 _GENERATING: Final = (*_FITTING, "models", "nn", "predict", "generate", "train")
-_SCORING: Final = ("core/stats.py", "evaluate")
+_SCORING: Final = ("core/extensions.py", "core/stats.py", "evaluate")
 _LIBRARIES: Final = ("numpy", "scipy", "pandas", "scikit-learn", "xgboost", "torch", "rdkit")
 _EXTRAS: Final = ("smiles", "pseudobulk")  # files of data.* that some baselines need or can use
 
@@ -105,13 +106,25 @@ class Method:
             where = f"{fold.split} ({fold.name})"
             withheld = conditions.delete(fold.train)
             self.trained.require_unseen(f"methods.{self.name}", seen, withheld, where)
+        note = self.trained.latent_note()
         return {
             "run": self.spec.run,
+            **({"latent space": note} if note else {}),
             "parameters": str(self.record["runs"][0]),
             "cells": self.spec.cells,
             "conditions seen in training": len(seen),
             "of those withheld": 0,
         }
+
+
+def extensions_of(settings: CompareSettings) -> list[str]:
+    """The baselines and metrics of other packages in a comparison, and where they are from."""
+    asked = settings.score
+    chosen = choose_metrics(asked.metrics, reference=True, layout=bool(asked.layout))
+    named = [spec.baseline for spec in settings.all_methods.values() if spec.baseline]
+    found = [find_baseline(name).extension for name in named]
+    found += [METRICS.extension(metric.name) for metric in chosen if metric.code]
+    return [str(extension) for extension in found if extension is not None]
 
 
 class _Tabulated:
@@ -205,11 +218,14 @@ def _from_baseline(name: str, spec: MethodSettings, data: TableSettings) -> Meth
             raise ConfigError(
                 f"methods.{name}: {spec.baseline} needs {key}", fix=f"data.{key} = FILE"
             )
-    record = {
+    record: dict[str, Any] = {
         "baseline": entry.where,
         "settings": resolved.model_dump(mode="json"),
         "files": {key: file_hash(path) for key, path in files.items()},
     }
+    if entry.extension is not None:
+        # What is kept of a method is never that of other code of its author's.
+        record["code"] = entry.extension.code
     if not {*entry.needs} - {"smiles"}:
         # Made once and thrown away: the settings of a blend's members are checked by making them.
         make(spec.baseline, **spec.settings, **_smiles_for(files))

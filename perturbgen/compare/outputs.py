@@ -61,6 +61,8 @@ def _sections(found: Comparison) -> list[str]:
     if found.failures:
         note = "A method with a failed job is not ranked; failures.txt has the details."
         parts += ["## Failed", note, markdown_table(_failed(found))]
+    if notes := _latent_notes(found):
+        parts += ["## Trained models", *notes]
     if seeds := _seeds(found):
         parts += ["## Seeds", "Mean (least to largest) over seeds.", markdown_table(seeds)]
     grid = [
@@ -73,6 +75,12 @@ def _sections(found: Comparison) -> list[str]:
         for fold in found.folds
     ]
     return [*parts, "## Grid", markdown_table(grid)]
+
+
+def _latent_notes(found: Comparison) -> list[str]:
+    """What has to be known of trained models whose latent space holds next to nothing."""
+    notes = {name: about.get("latent space") for name, about in found.runs.items()}
+    return [f"{name}: {note}." for name, note in notes.items() if note]
 
 
 def _seeds(found: Comparison) -> list[dict[str, Any]]:
@@ -112,6 +120,7 @@ def _write_report(
         intervals=found.intervals(),
         ladder=found.ladder,
         metadata=found.environment,
+        warnings=_latent_notes(found),
     )
     if found.failures:
         page.section("Failed", "These methods are not ranked.")

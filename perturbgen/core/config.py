@@ -43,6 +43,13 @@ class Settings(BaseModel):
             raise ValueError("a number is expected, without quotes")
         return value
 
+    def __repr_args__(self) -> Iterator[tuple[str, Any]]:
+        """What differs from the defaults: of hundreds of settings a reader wants to see these."""
+        for name, field in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value != field.get_default(call_default_factory=True):
+                yield name, value
+
     def changed(self, names: Iterable[str]) -> list[str]:
         """Those of the named settings that differ from their defaults, in order of name."""
         fields = type(self).model_fields

@@ -57,6 +57,10 @@ class MissingDependencyError(PerturbgenError):
     """A library or program needed for this step is not installed."""
 
 
+class ExtensionError(PerturbgenError):
+    """A model, metric or baseline of somebody else breaks what all of its kind promise."""
+
+
 class DownloadError(PerturbgenError):
     """A file could not be fetched, or is not what was expected; what has arrived is kept."""
 

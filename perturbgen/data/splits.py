@@ -40,6 +40,11 @@ class Split:
     kind: str
     apart: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{name} {n:,}" for name, n in self.parts.value_counts().items())
+        apart = f", apart by {', '.join(self.apart)}" if self.apart else ""
+        return f"Split({self.kind}: {sizes}{apart})"
+
     def members(self, part: str) -> pd.Index:
         """The ids of one part, in order."""
         known = list(self.parts.unique())

@@ -80,6 +80,10 @@ class CountStore:
         opened = DiskBacking.open(Path(path), layer, block, buffer)
         return _all_rows(*opened).with_covariates(covariates)
 
+    def __repr__(self) -> str:
+        kind = type(self.backing).__name__.removesuffix("Backing").lower()
+        return f"CountStore({len(self):,} cells x {self.n_genes:,} genes, {kind})"
+
     def with_covariates(self, covariates: CovariateEncoder | None) -> CountStore:
         """The same cells, their labels encoded anew."""
         none = np.empty((len(self), 0), np.int64)

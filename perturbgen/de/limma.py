@@ -110,7 +110,9 @@ def limma_table(
     asked = Question(design, group, control, by, joint)
     fits = asked.filtered(asked.fits(data.obs), data, gene_filter)
     answered = np.concatenate([fit.answerable(contrasts) for fit in fits])
-    conditions = _condition_frame(fits, answered, [by, group] if by else [group])
+    names = [by, group] if by else [group]
+    conditions = _condition_frame(fits, answered, names)
+    conditions = _with_cells(conditions, data.obs, names)
     tables, trends = _run_fits(data, fits, answered, method, backend)
 
     # in place from here on: at 614 conditions x 18,211 genes each statistic is 90 MB
@@ -171,6 +173,22 @@ def _condition_frame(
         log.warning(message, len(lost), shorten(lost))
     if len(single):
         log.info("%d conditions have one replicate: %s", len(single), shorten(single))
+    return frame
+
+
+def _with_cells(frame: pd.DataFrame, obs: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """Also how many cells and wells each condition has, where obs says."""
+    counted: dict[str, pd.Series] = {}
+    labels = [obs[name].astype(str) for name in names]
+    if "n_cells" in obs:
+        counted["n_cells"] = obs["n_cells"].groupby(labels, observed=True).sum()
+    places = [obs[name].astype(str) for name in ("plate", "well") if name in obs]
+    if "well" in obs:
+        wells = pd.Series(list(zip(*places, strict=True)), obs.index)
+        counted["n_wells"] = wells.groupby(labels, observed=True).nunique()
+    text = frame.index.map(lambda key: tuple(map(str, key)) if isinstance(key, tuple) else str(key))
+    for name, values in counted.items():
+        frame = frame.assign(**{name: values.reindex(text).fillna(0).astype(int).to_numpy()})
     return frame
 
 

@@ -75,6 +75,13 @@ class Scorecard:
                 expected="the same metrics for every method",
             )
 
+    def __repr__(self) -> str:
+        sizes = f"{self.scores.shape[1]:,} conditions, {len(self.metrics)} metrics"
+        lines = [f"Scorecard of {len(self.methods)} methods on {sizes}"]
+        rows = self.ranking.to_dict("records")
+        lines += [f"  {row['value']:6.3f}  {row['method']} ({row['role']})" for row in rows[:12]]
+        return "\n".join([*lines, *([f"  and {len(rows) - 12} more"] if len(rows) > 12 else [])])
+
     @property
     def methods(self) -> list[str]:
         """The methods, controls among them, in order."""
@@ -124,6 +131,11 @@ class Scorecard:
         if not parts:
             return pd.DataFrame(columns=[*self.table.columns, "stratum"])
         return pd.concat(parts, ignore_index=True)
+
+    def difference(self, first: str, second: str) -> tuple[float, float, float]:
+        """How far one method's headline is above another's, paired: value, low, high."""
+        positions = [self.methods.index(name) for name in (first, second)]
+        return self.overall.headline_difference(*positions)
 
     def _panel(self, chosen: Array) -> _Panel:
         """The scorecard of some conditions (conditions,), with the resamples of those."""
@@ -212,6 +224,12 @@ class _Panel:
         if not len(usable):
             return np.full(self._shares.shape[:2], np.nan)
         return self._shares[:, :, usable].mean(axis=2)
+
+    def headline_difference(self, first: int, second: int) -> tuple[float, float, float]:
+        """Of two methods by position: on the conditions as they are, and its 95 % interval."""
+        draws = (self._headline[:, first] - self._headline[:, second])[:, None]
+        low, high = self._bounds(draws)
+        return float(draws[0, 0]), float(low[0]), float(high[0])
 
     @cached_property
     def table(self) -> pd.DataFrame:

@@ -211,19 +211,22 @@ CELL_METRICS: Final = (
         "2 E‖X−Y‖ − E‖X−X'‖ − E‖Y−Y'‖, Euclidean norms, all pairs with themselves (V-statistic); "
         "cell-eval's form.",
         lambda pair: pair.discrepancies[0],
+        meaning="How far apart two clouds of cells are, everything considered.",
     ),
     _of_cells(
         "energy_distance",
         "Energy distance",
         "The root of energy_distance_squared; scipy's form in one dimension.",
         lambda pair: float(np.sqrt(pair.discrepancies[0])),
+        meaning="How far apart two clouds of cells are, in the units of expression.",
     ),
     _of_cells(
         "energy_distance_sqeuclidean",
-        "Energy distance (squared norms)",
+        "Distance of means (squared)",
         "2 E‖X−Y‖² − E‖X−X'‖² − E‖Y−Y'‖² = 2 ‖mean X − mean Y‖²: scPerturb's and pertpy's form. "
         "It sees means only.",
         _energy_distance_sqeuclidean,
+        meaning="How far apart the means of two clouds of cells are.",
     ),
     _of_cells(
         "mmd_squared",
@@ -233,47 +236,53 @@ CELL_METRICS: Final = (
         "true cells and no prediction can move it.",
         lambda pair: pair.discrepancies[1],
         high=2,
+        meaning="How far apart two clouds of cells are to a smooth eye.",
     ),
     _of_cells(
         "wasserstein_per_gene",
-        "Wasserstein",
+        "Distance of distributions (Wasserstein)",
         "Mean over genes of the 1-Wasserstein distance of their distributions.",
         _wasserstein_per_gene,
+        meaning="How far each gene's distribution would have to be moved.",
     ),
     _of_cells(
         "feature_mean_error",
-        "Means",
+        "Error of means",
         "√ of the mean over genes of ((mean predicted − mean true) / SD true)²; a true SD of 0 "
         "counts as that of the least variable other gene.",
         _feature_mean_error,
+        meaning="How wrong the mean of a gene is, in its standard deviations.",
     ),
     Metric(
         "feature_variance_error",
-        "Variances",
+        "Error of variances",
         "Mean over genes of |log2(variance predicted / variance true)|, with a millionth of the "
         "mean true variance added to both. With feature_mean_error, the mean-variance structure.",
         _feature_variance_error,
         "means in place of drawn cells: very large",
         needs="cells",
+        meaning="How wrong the variance of a gene is, in doublings.",
     ),
     Metric(
         "correlation_error",
-        "Correlations",
+        "Error of correlations",
         "Root mean square difference of the off-diagonal correlations of genes; a constant gene "
         "correlates 0.",
         _correlation_error,
         "each gene shuffled over the cells: the root mean square true correlation",
         high=2,
         needs="cells",
+        meaning="How wrong the correlation of two genes is.",
     ),
     Metric(
         "held_out_nll",
-        "Held-out NLL",
+        "Surprise by withheld cells (NLL)",
         "Mean of −log p over the held-out cells, in nats per cell, or per gene and cell where "
         "given so.",
         held_out_nll,
         "a baseline likelihood, for instance one mean per gene",
         low=-math.inf,
         needs="log_probs",
+        meaning="How improbable a model finds real cells that it never saw.",
     ),
 )

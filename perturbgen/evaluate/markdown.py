@@ -17,6 +17,7 @@ from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path
 from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.catalogue import METRICS
+from perturbgen.evaluate.verdict import EFFECT_NOTE, Verdict
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,7 @@ class ScorecardText:
         """The scorecard for reading: headline, metrics between controls, differences, strata."""
         parts = [
             "# Scorecard",
+            " ".join(Verdict(self.card).sentences()),
             self.describe(),
             "## Headline",
             self.headline_note(),
@@ -43,6 +45,9 @@ class ScorecardText:
             "↓ less.",
             markdown_table(self._difference_records()),
         ]
+        if effects := Verdict(self.card).effects():
+            note = f"By how many genes respond in truth. {EFFECT_NOTE}"
+            parts += ["## Strong and weak conditions", note, markdown_table(effects)]
         if len(self.card.stratum_table):
             parts += ["## Strata", "Headline within groups of conditions."]
             parts += [markdown_table(self.stratum_records())]
@@ -74,9 +79,9 @@ class ScorecardText:
         if not used:
             return "No metric of the headline has a dynamic range on these data: nobody is ranked."
         free = all(METRICS[name].scale_free for name in used)
-        note = f"Mean share of the dynamic range over {', '.join(used)}"
+        note = f"Mean share of the dynamic range over {_titles(used)}"
         note += ": what no rescaling of a prediction can move." if free else "."
-        return note + (f" Without range here: {', '.join(without)}." if without else "")
+        return note + (f" Without range here: {_titles(without)}." if without else "")
 
     def headline_records(self) -> list[dict[str, Any]]:
         """The ranking; controls and references are shown where they stand, without a place."""
@@ -121,7 +126,7 @@ class ScorecardText:
         """Each metric with the way that is better, and its rows by method."""
         for metric in self.card.metrics:
             rows = self.card.table[self.card.table["metric"] == metric.name]
-            title = f"{metric.name} {'↑' if metric.higher_is_better else '↓'}"
+            title = f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
             yield title, {str(row.method): row for row in rows.itertuples()}
 
     def stratum_records(self) -> list[dict[str, Any]]:
@@ -171,6 +176,10 @@ class ScorecardText:
         with atomic_path(record) as part:
             part.write_text(json.dumps(self.record(), indent=1, default=str), encoding="utf-8")
         return paths
+
+
+def _titles(names: list[str]) -> str:
+    return ", ".join(METRICS[name].title for name in names)
 
 
 def _span(value: Any, low: Any, high: Any) -> str:

@@ -4,14 +4,8 @@
 // tables as base64: int16 values with a scale for each row, float32 scores), and a script that
 // defines PALETTE, the colours of the figures. Plotly is on the page already.
 "use strict";
-const $ = (id) => document.getElementById(id);
 const data = JSON.parse($("data").textContent);
-const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
-const table = (packed, genes = data.genes.length) => {
-  const whole = new Int16Array(bytes(packed.data));
-  return (row, gene) => whole[row * genes + gene] * packed.scale[row];
-};
-const lazily = (make) => { let value; return () => (value === undefined ? (value = make()) : value); };
+const table = (packed, genes = data.genes.length) => unpack(packed, genes);
 const truth = lazily(() => table(data.truth));
 const tables = {}, ownTables = {};
 const own = data.own.codes[0].length;
@@ -21,31 +15,11 @@ for (const name in data.tables) {
   ownTables[name] = lazily(() => table(data.own.tables[name], own));
 }
 const scores = {};
-for (const name in data.scores) scores[name] = lazily(() => new Float32Array(bytes(data.scores[name])));
+for (const name in data.scores) scores[name] = lazily(() => new Float32Array(fromBase64(data.scores[name])));
 const metricOf = Object.fromEntries(data.metrics.map((metric) => [metric.name, metric]));
 const labels = data.conditions.map((parts) => parts.join(" | "));
-const number = (value, digits = 3) => (value === null || !Number.isFinite(value) ? "–" : value.toFixed(digits));
 const arrow = (metric) => (metric.up ? "↑" : "↓");
 const SHARE = "share of the dynamic range<br>(0 negative, 1 positive control)";
-const LAYOUT = { template: "plotly_white", font: { size: 13, family: "system-ui, sans-serif" }, hovermode: "closest",
-  margin: { l: 60, r: 20, t: 20, b: 50 }, paper_bgcolor: "#fff", plot_bgcolor: "#fff" };
-const draw = (id, traces, layout) =>
-  Plotly.react(id, traces, { ...LAYOUT, ...layout }, { displaylogo: false, responsive: true });
-
-function options(id, entries, chosen) {
-  $(id).replaceChildren(...entries.map(([value, text]) => new Option(text, value, false, value === chosen)));
-}
-
-// A text that plotly may not read as markup.
-const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;");
-
-function element(tag, text, attributes = {}) {
-  const made = document.createElement(tag);
-  made.textContent = text;
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
-}
-
 // Ranking: a point and an interval for each method, controls hollow.
 function drawRanking() {
   const metric = metricOf[$("rank-metric").value];
@@ -58,7 +32,7 @@ function drawRanking() {
   const off = (row, end) => (row.numbers[end] === null ? 0 : Math.abs(row.numbers[end] - row.numbers[0]));
   const hollow = (row) => row.role.endsWith("control") || row.role === "reference";
   draw("rank-plot", [{
-    type: "scatter", mode: "markers", x: rows.map((row) => row.numbers[0]), y: rows.map((row) => plain(row.name)),
+    type: "scatter", mode: "markers", x: rows.map((row) => row.numbers[0]), y: rows.map((row) => asText(row.name)),
     error_x: { type: "data", symmetric: false, array: rows.map((row) => off(row, 2)),
       arrayminus: rows.map((row) => off(row, 1)), color: "#57606a", thickness: 1.5, width: 4 },
     marker: { size: 11, color: PALETTE[0], line: { width: 2, color: PALETTE[0] },
@@ -75,6 +49,12 @@ function drawRanking() {
     + "Best at the top. Circles are methods, squares baselines, hollow circles controls and references; "
     + "bars are 95 % intervals."
     + (rows.length ? "" : " There is nothing to show.");
+}
+
+// Of ascending values, between neighbours in proportion.
+function quantile(values, share) {
+  const at = share * (values.length - 1), below = Math.floor(at);
+  return values[below] + (at - below) * (values[Math.min(below + 1, values.length - 1)] - values[below]);
 }
 
 // Scores of groups: a sortable table, shaded from the worst value to the best.
@@ -109,13 +89,16 @@ function drawGroups() {
     if (Number.isNaN(x) || Number.isNaN(y)) return Number.isNaN(x) - Number.isNaN(y);
     return down * (x - y);
   });
-  const all = rows.flatMap((row) => row.means).filter(Number.isFinite);
-  const low = Math.min(...all), high = Math.max(...all);
+  // Of all values: the colours stay when rows are filtered. One outlier would make the rest one colour.
+  const all = groups().flatMap((row) => row.means).filter(Number.isFinite).sort((a, b) => a - b);
+  const low = quantile(all, 0.05), high = quantile(all, 0.95);
   const heading = (text, column) => {
     const sorted = order.column === column;
     const ascending = column === -1 ? order.down : !order.down;  // names begin with A
     const direction = sorted ? (ascending ? "ascending" : "descending") : "none";
-    const cell = element("th", "", { scope: "col", "aria-sort": direction, class: column === -1 ? "" : "number" });
+    // Names of many methods stand upright, or the table is wider than any window.
+    const kind = column < 0 ? (column === -1 ? "" : "number") : data.methods.length > 5 ? "number upright" : "number";
+    const cell = element("th", "", { scope: "col", "aria-sort": direction, class: kind });
     const button = element("button", text, { type: "button", "data-column": column });
     button.addEventListener("click", () => {
       order.down = sorted ? !order.down : true;
@@ -135,7 +118,8 @@ function drawGroups() {
     line.append(element("th", row.key, { scope: "row" }), element("td", row.count, { class: "number" }));
     for (const mean of row.means) {
       const cell = element("td", number(mean), { class: "number" });
-      const good = high > low ? (metric.up ? mean - low : high - mean) / (high - low) : 0;
+      const share = high > low ? (metric.up ? mean - low : high - mean) / (high - low) : 0;
+      const good = Math.min(1, Math.max(0, share));
       if (Number.isFinite(mean)) cell.style.background = `rgba(0, 114, 178, ${(0.35 * good).toFixed(3)})`;
       line.append(cell);
     }
@@ -145,7 +129,9 @@ function drawGroups() {
   thead.append(head);
   tbody.append(...body);
   $("group-table").replaceChildren(thead, tbody);
-  $("group-note").textContent = `${rows.length} rows; ${metric.title} ${arrow(metric)}, darker is better.`;
+  markWide();
+  $("group-note").textContent = `${rows.length} rows; ${metric.title} ${arrow(metric)}, darker is better. `
+    + `Colours run from the 5 % to the 95 % quantile of the table (${number(low)} to ${number(high)}).`;
 }
 
 // Two axes of one scale with the line of equality.
@@ -155,8 +141,8 @@ function square(id, x, y, text, colours, axes) {
   const traces = [{ type: "scatter", mode: "lines", x: [-reach, reach], y: [-reach, reach], hoverinfo: "skip",
     line: { color: "#8a949e", dash: "dot" }, showlegend: false }];
   for (const [name, colour, chosen] of colours) {
-    traces.push({ type: "scatter", mode: "markers", name: plain(name), x: chosen.map((i) => x[i]),
-      y: chosen.map((i) => y[i]), text: chosen.map((i) => plain(text[i])),
+    traces.push({ type: "scatter", mode: "markers", name: asText(name), x: chosen.map((i) => x[i]),
+      y: chosen.map((i) => y[i]), text: chosen.map((i) => asText(text[i])),
       marker: { size: 7, color: colour, opacity: 0.65 },
       hovertemplate: "%{text}<br>true %{x:.2f}, predicted %{y:.2f}<extra></extra>" });
   }
@@ -165,11 +151,18 @@ function square(id, x, y, text, colours, axes) {
     xaxis: { ...axis, title: { text: axes[0] } }, yaxis: { ...axis, title: { text: axes[1] } } });
 }
 
+// What stands beside the truth in tables: a method, the best baseline and the positive control.
+function beside(name) {
+  const best = data.methods.find((entry) => entry.role === "baseline" && entry.name in tables);
+  const control = data.methods.find((entry) => entry.role === "positive control" && entry.name in tables);
+  return [...new Set([name, best && best.name, control && control.name])].filter(Boolean);
+}
+
 // A table of true and predicted values; each row is a name and numbers.
-function fill(id, what, rows) {
+function fill(id, what, names, rows) {
   const head = element("tr", "");
   head.append(element("th", what, { scope: "col" }));
-  for (const text of ["true", ...drawn.map(([name]) => name)]) {
+  for (const text of ["true", ...names]) {
     head.append(element("th", text, { scope: "col", class: "number" }));
   }
   const body = rows.map(([name, ...values]) => {
@@ -182,28 +175,31 @@ function fill(id, what, rows) {
   thead.append(head);
   tbody.append(...body);
   $(id).replaceChildren(thead, tbody);
+  markWide();
 }
 
 const everyone = (count) => Array.from({ length: count }, (_, i) => i);
 
-function drawCondition() {
-  const row = Number($("condition").value), name = $("condition-method").value;
+function drawCondition(place) {
+  const row = Number($("condition" + place).value), name = $("condition-method").value;
   const strongest = data.own.codes[row].map((code) => data.own.names[code]);
   const genes = everyone(data.genes.length).filter((g) => !strongest.includes(data.genes[g]));
   const names = [...genes.map((g) => data.genes[g]), ...strongest];
   const ranks = everyone(own);
-  square("condition-plot", [...genes.map((g) => truth()(row, g)), ...ranks.map((g) => ownTruth()(row, g))],
+  square("condition-plot" + place, [...genes.map((g) => truth()(row, g)), ...ranks.map((g) => ownTruth()(row, g))],
     [...genes.map((g) => tables[name]()(row, g)), ...ranks.map((g) => ownTables[name]()(row, g))], names,
     [["other genes", PALETTE[0], everyone(genes.length)],
       [`its ${own} strongest`, PALETTE[1], ranks.map((g) => genes.length + g)]],
-    ["true", "predicted by " + plain(name)]);
-  fill("condition-table", "gene", ranks.map((g) => [strongest[g], ownTruth()(row, g),
-    ...drawn.map(([method]) => ownTables[method]()(row, g))]));
+    ["true", "predicted by " + asText(name)]);
+  fill("condition-table" + place, "gene", beside(name), ranks.map((g) => [strongest[g], ownTruth()(row, g),
+    ...beside(name).map((method) => ownTables[method]()(row, g))]));
   const method = data.methods.findIndex((entry) => entry.name === name);
-  const shown = data.metrics.filter((metric) => metric.name !== "headline").map((metric) =>
+  // The headline's metrics, or all where none of them was computed.
+  const asked = data.headline.length ? data.headline : Object.keys(scores);
+  const shown = data.metrics.filter((metric) => asked.includes(metric.name)).map((metric) =>
     `${metric.title} ${number(scores[metric.name]()[method * labels.length + row])}`);
   const total = data.all_genes.toLocaleString("en");
-  $("condition-note").textContent = `${labels[row]}, over all ${total} genes: ${shown.join(", ")}.`;
+  $("condition-note" + place).textContent = `${labels[row]}, over all ${total} genes: ${shown.join(", ")}.`;
 }
 
 function drawGene() {
@@ -219,10 +215,10 @@ function drawGene() {
   const many = kinds.length > PALETTE.length;
   const colours = many ? [["conditions", PALETTE[0], rows]]
     : kinds.map((kind, i) => [kind, PALETTE[i], rows.filter((row) => data.conditions[row][0] === kind)]);
-  square("gene-plot", x, y, labels, colours, ["true " + plain(data.genes[gene]), "predicted by " + plain(name)]);
+  square("gene-plot", x, y, labels, colours, ["true " + asText(data.genes[gene]), "predicted by " + asText(name)]);
   const first = [...rows].sort((a, b) => Math.abs(x[b]) - Math.abs(x[a])).slice(0, 25);
-  fill("gene-table", "condition", first.map((row) => [labels[row], x[row],
-    ...drawn.map(([method]) => tables[method]()(row, gene))]));
+  fill("gene-table", "condition", beside(name), first.map((row) => [labels[row], x[row],
+    ...beside(name).map((method) => tables[method]()(row, gene))]));
   const note = `${data.genes[gene]} in ${rows.length} conditions; below, the ${first.length} where it is strongest.`;
   $("gene-note").textContent = note;
 }
@@ -234,7 +230,11 @@ options("rank-metric", metrics);
 options("group-level", [...data.levels.map((name, i) => [String(i), name]), ["-1", "condition"]]
   .filter(([, name], i, list) => list.findIndex((entry) => entry[1] === name) === i));
 options("group-metric", single);
-options("condition", labels.map((label, row) => [String(row), label]));
+// The page opens on the strongest condition, beside it on the median one.
+const byStrength = everyone(labels.length).sort((a, b) => data.strength[b] - data.strength[a]);
+const strengths = byStrength.map((row, i) => [String(row), `${labels[row]} (${i + 1} of ${labels.length})`]);
+options("condition", strengths);
+options("condition-2", strengths, String(byStrength[Math.floor((labels.length - 1) / 2)]));
 const honest = data.methods.find((method) => method.role === "method" && method.name in tables);
 const first = (honest || data.methods[0]).name;
 options("condition-method", drawn, first);
@@ -245,10 +245,11 @@ const on = (ids, event, handler) => ids.forEach((id) => $(id).addEventListener(e
 on(["rank-metric", "rank-share"], "change", drawRanking);
 on(["group-level", "group-metric"], "change", drawGroups);
 on(["group-filter"], "input", drawGroups);
-on(["condition", "condition-method"], "change", drawCondition);
+const drawConditions = () => ["", "-2"].forEach(drawCondition);
+on(["condition", "condition-2", "condition-method"], "change", drawConditions);
 on(["gene"], "input", drawGene);
 on(["gene-method"], "change", drawGene);
 drawRanking();
 drawGroups();
-drawCondition();
+drawConditions();
 drawGene();

@@ -1,13 +1,10 @@
 """``report.html``: one self-contained page about a scorecard, to be used from the keyboard.
 
-Its controls are ``report_controls.html`` (a paragraph a section), their script ``report.js``, the
-style ``report.css``.
+Its controls are ``report_controls.html`` (a paragraph a section), their script ``report.js``.
 """
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -16,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.console import format_value, plain
+from perturbgen.core.console import format_value
 from perturbgen.core.page import PALETTE, Page
 from perturbgen.core.stats import Array
 from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.labels import same_levels
 from perturbgen.evaluate.markdown import ScorecardText
 from perturbgen.evaluate.scoring import calibration
+from perturbgen.evaluate.verdict import EFFECT, EFFECT_NOTE, Verdict, range_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -42,26 +40,37 @@ def report_page(
     intervals: Mapping[str, _Intervals] | None = None,
     ladder: Sequence[Mapping[str, Any]] = (),
     metadata: Mapping[str, Any] | None = None,
+    warnings: Sequence[str] = (),
     budget: int = _BUDGET,
 ) -> Page:
     """The page: ranking, groups, predicted against true, genes, calibration, definitions, run.
 
     ``predictions`` are those scored (zeros need no table). ``intervals`` give for a method and a
     nominal level the lower and upper tables; ``ladder`` are oracles of the same experiment, rows
-    with ``prediction`` and ``ratio`` (its MRRMSE over that of zeros). ``budget`` limits the bytes
-    of embedded tables: where they do not hold all genes, the page says which it shows.
+    with ``prediction`` and ``ratio`` (its MRRMSE over that of zeros). ``warnings`` are sentences
+    that stand near the top. ``budget`` limits the bytes of embedded tables: where they do not hold
+    all genes, the page says which it shows.
     """
     data = _payload(card, truth, predictions, budget=budget)
     here = files("perturbgen.evaluate")
     controls = (here / "report_controls.html").read_text("utf-8").rstrip().split("\n\n")
     ranking, groups, conditions, genes = controls
     text = ScorecardText(card)
-    page = Page(title, text.describe())
-    page.block(f"<style>\n{(here / 'report.css').read_text('utf-8')}</style>")
+    answer = Verdict(card)
+    first, *rest = answer.sentences()
+    page = Page(title, answer=first)
+    for sentence in rest:
+        page.text(sentence)
+    for warning in warnings:
+        page.block(f'<p class="warning">{escape(warning)}</p>')
+    page.text(text.describe())
     page.section("Ranking", text.headline_note())
-    # A value that is broken before its interval is read as two.
     page.table(_unbroken(text.headline_records()))
     page.block(ranking)
+    if effects := answer.effects():
+        page.section("Strong and weak conditions", f"By how many genes respond. {EFFECT_NOTE}")
+        page.table(_unbroken(effects))
+        page.figure(_effects_plot(card), "Headlines among conditions of strong and weak effects.")
     page.section(
         "By cell type and compound", "Mean score of each group. A column's heading sorts by it."
     )
@@ -83,9 +92,10 @@ def report_page(
     # since "use strict" counts only where it stands first.
     palette = ",".join(f'"{colour}"' for colour in PALETTE)
     page.block(
-        f'<script type="application/json" id="data">{_script_json(data)}</script>'
+        f'<script type="application/json" id="data">{Page.json(data)}</script>'
         f"<script>const PALETTE = [{palette}];</script>"
-        f"<script>{(here / 'report.js').read_text('utf-8')}</script>"
+        f"<script>{(here / 'report.js').read_text('utf-8')}</script>",
+        draws=True,
     )
     return page
 
@@ -107,9 +117,9 @@ def _gene_note(data: Mapping[str, Any]) -> str:
 
 
 def _unbroken(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Records with texts that stay on one line each."""
+    """Records whose intervals stay on one line each; a line may end before one."""
     return [
-        {k: v.replace(" ", "\u00a0") if isinstance(v, str) else v for k, v in r.items()}
+        {k: v.replace(", ", ",\u00a0") if isinstance(v, str) else v for k, v in r.items()}
         for r in records
     ]
 
@@ -125,19 +135,46 @@ def _tables_section(page: Page, card: Scorecard) -> None:
     if len(card.stratum_table):
         page.section("Strata", "Headline within groups of conditions.")
         page.table(_unbroken(ScorecardText(card).stratum_records()))
-    page.section("Definitions")
+    page.section("Definitions", "What each metric tells, and how it is computed.")
     page.table(
         [
             {
-                "metric": metric.name,
+                "metric": metric.title,
+                "what it tells": metric.meaning,
                 "better": "more" if metric.higher_is_better else "less",
                 "range": f"{metric.low:g} to {metric.high:g}".replace("inf", "∞"),
                 "definition": metric.definition,
                 "negative control": metric.negative_control,
+                "name": metric.name,
             }
             for metric in card.metrics
         ]
     )
+
+
+def _effects_plot(card: Scorecard) -> Figure:
+    """The headline of every method, a colour for each level of effect size."""
+    from plotly.graph_objects import Figure
+
+    rows = card.stratum_table
+    rows = rows[(rows["stratum"] == EFFECT) & (rows["metric"] == HEADLINE_NAME)]
+    order = [escape(str(name)) for name in card.ranking["method"][::-1]]
+    figure = Figure()
+    for colour, (level, group) in zip(PALETTE, rows.groupby("level"), strict=False):
+        figure.add_scatter(
+            x=group["value"],
+            y=[escape(str(name)) for name in group["method"]],
+            name=f"{range_of(str(level))} genes",
+            mode="markers",
+            marker={"size": 10, "color": colour, "opacity": 0.85},
+            hovertemplate="%{y}: %{x:.3f}<extra>%{fullData.name}</extra>",
+        )
+    figure.update_yaxes(
+        type="category", categoryorder="array", categoryarray=order, automargin=True
+    )
+    figure.update_xaxes(title="headline", gridcolor="#e5e9ed")
+    legend = {"orientation": "h", "y": 1.02, "yanchor": "bottom", "title": {"text": "responding:"}}
+    return figure.update_layout(height=170 + 26 * len(order), legend=legend)
 
 
 def _calibration_section(
@@ -256,8 +293,8 @@ def _payload(
     # One at a time: a whole copy of each would be as large as all tables.
     for name, table in predictions.items():
         values = _on_card(card, table, columns, name)
-        shared[name] = _quantised(values[:, genes])
-        own[name] = _quantised(np.take_along_axis(values, strongest, axis=1))
+        shared[name] = Page.packed(values[:, genes])
+        own[name] = Page.packed(np.take_along_axis(values, strongest, axis=1))
     methods = card.ranking["method"]
     labels = [label if isinstance(label, tuple) else (label,) for label in card.scores.columns]
     head = {"name": HEADLINE_NAME, "title": "Headline", "up": True}
@@ -267,13 +304,16 @@ def _payload(
         about = {"name": metric.name, "title": metric.title, "up": metric.higher_is_better}
         metrics.append(about | {"ranks": bool(ranks)})
         of_metric = card.scores.xs(metric.name, level="metric").loc[methods]
-        scores[metric.name] = _base64(of_metric.to_numpy(), "<f4")
+        scores[metric.name] = Page.packed(of_metric.to_numpy(), "<f4")
     drawn = ["value", "low", "high", "share", "share_low", "share_high"]
     return {
         "methods": [{"name": name, "role": card.role(name)} for name in methods],
         "metrics": metrics,
+        "headline": [name for name in card.headline if name in scores],
         "levels": [str(name or "condition") for name in card.scores.columns.names],
         "conditions": [list(map(str, label)) for label in labels],
+        # Root mean square over all genes: what the page opens on, and the order of its lists.
+        "strength": [float(f"{v:.4g}") for v in np.sqrt(np.square(true).mean(axis=1))],
         "overall": {
             str(metric): rows.set_index("method").loc[methods, drawn].to_numpy().tolist()
             for metric, rows in card.table.groupby("metric", sort=False)
@@ -281,12 +321,12 @@ def _payload(
         "scores": scores,
         "genes": [str(gene) for gene in columns[genes]],
         "all_genes": len(columns),
-        "truth": _quantised(true[:, genes]),
+        "truth": Page.packed(true[:, genes]),
         "tables": shared,
         "own": {
             "names": [str(gene) for gene in columns[names]],
             "codes": codes.reshape(strongest.shape).tolist(),
-            "truth": _quantised(np.take_along_axis(true, strongest, axis=1)),
+            "truth": Page.packed(np.take_along_axis(true, strongest, axis=1)),
             "tables": own,
         },
     }
@@ -313,22 +353,3 @@ def _shown_genes(truth: Array, count: int) -> Array:
     first, rest = strongest[: count // 2], strongest[count // 2 :]
     sample = rest[np.linspace(0, len(rest) - 1, count - count // 2).round().astype(int)]
     return np.concatenate([first, sample])
-
-
-def _base64(values: Array, kind: str) -> str:
-    return base64.b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
-
-
-def _quantised(values: Array) -> dict[str, Any]:
-    """16-bit integers with one scale a row: exact to 1/32,767 of the row's largest value."""
-    # Half of what floats take, and nothing that a screen can show is lost.
-    scale = np.abs(values).max(axis=1, initial=0) / 32767
-    scale[scale == 0] = 1
-    data = _base64(np.round(values / scale[:, None]), "<i2")
-    return {"scale": [float(f"{s:.7g}") for s in scale], "data": data}
-
-
-def _script_json(record: Mapping[str, Any]) -> str:
-    """JSON that may stand inside a script element, where a name with ``</script>`` would end it."""
-    text = json.dumps(plain(dict(record)), separators=(",", ":"), allow_nan=False)
-    return text.replace("<", "\\u003c")

@@ -25,9 +25,10 @@ class Metric:
 
     ``best`` is the value of a perfect prediction; ``zeros`` what a prediction of zeros gets, None
     where that depends on the data; ``scale_free`` metrics do not change when a prediction is
-    multiplied by a positive number. ``across`` metrics compare conditions with each other.
-    ``version`` rises when a metric's values change; any order of genes, conditions or cells gives
-    the same value to the relative ``tolerance``.
+    multiplied by a positive number. ``meaning`` is a sentence for a reader who wants to know what a
+    value tells, ``definition`` one for who wants to compute it. ``across`` metrics compare
+    conditions with each other. ``version`` rises when a metric's values change; any order of genes,
+    conditions or cells gives the same value to the relative ``tolerance``.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Metric:
     across: bool = False
     version: int = 1
     tolerance: float = 1e-9
+    code: str = ""  # of an extension: a hash of its sources
+    meaning: str = ""
+
+    def __repr__(self) -> str:
+        arrow = "more" if self.higher_is_better else "less"
+        return f"Metric({self.name!r}, {arrow} is better: {self.definition})"
 
     @property
     def best(self) -> float:
@@ -134,14 +141,15 @@ class Pair:
         alone = [metric for metric in metrics if not metric.across]
         parts = [
             np.reshape([metric.compute(block) for metric in alone], (len(alone), -1))
-            for block in (self._blocks() if alone else [])
+            for block in (self.blocks() if alone else [])
         ]
         found = dict(zip(alone, np.concatenate(parts, axis=1), strict=True)) if parts else {}
         found |= {metric: metric.compute(self) for metric in metrics if metric.across}
         shape = len(metrics), len(self.truth.given)
         return np.reshape([found[metric] for metric in metrics], shape)
 
-    def _blocks(self) -> Iterator[Pair]:
+    def blocks(self) -> Iterator[Pair]:
+        """The same, a few rows each."""
         starts = range(0, len(self.truth.given), _BLOCK_ROWS)
         sides = zip(starts, self.truth.blocks, self.prediction.blocks, strict=True)
         for start, true, predicted in sides:

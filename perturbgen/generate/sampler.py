@@ -69,6 +69,12 @@ class CellSampler:
     depth_residual: _Floats
     depth_rows: NDArray[np.int64]
 
+    def __repr__(self) -> str:
+        groups = self.table.groups
+        words = {"cell_type": "cell types", "compound": "compounds", "plate": "plates"}
+        named = [f"{groups[key].nunique()} {word}" for key, word in words.items() if key in groups]
+        return f"CellSampler fitted on {len(groups):,} groups of cells ({', '.join(named)})"
+
     @classmethod
     def fit(
         cls, table: WellTable, *, rng: np.random.Generator, settings: SamplerSettings | None = None

@@ -7,7 +7,6 @@ alike. Profiles must be finite; a profile of zeros is like nothing, at similarit
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
@@ -18,6 +17,7 @@ from numba import njit
 from scipy.stats import rankdata
 
 from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.system import cores
 from perturbgen.profiles.linear import unit
 
 # A mean of a few scores near 0 would make enormous scores of what is divided by it.
@@ -109,7 +109,7 @@ def _enrichment(
     genes = np.concatenate(sets).astype(np.int64)
     values, ranks = np.ascontiguousarray(values, np.float64), np.ascontiguousarray(ranks, np.int32)
     # threads, since the kernel lets go of the interpreter; few scores are not worth them
-    workers = min(os.cpu_count() or 1, max(1, len(values) * len(sets) // 10_000))
+    workers = min(cores(as_omp=True), max(1, len(values) * len(sets) // 10_000))
     with ThreadPoolExecutor(workers) as pool:
         done = [
             pool.submit(_es_kernel, values[part], ranks[part], genes, starts, weighted)

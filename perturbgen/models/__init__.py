@@ -14,8 +14,10 @@ from perturbgen.models.base import (
     dense,
     sizes,
 )
+from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.conditions import Conditions, Covariate
 from perturbgen.models.dgd import BETAS, DGD
 from perturbgen.models.gaussian_vae import GaussianDecoder, GaussianVAE
 from perturbgen.models.nbvae import NBVAE
+from perturbgen.models.registry import MODELS, build_model, own_settings
 from perturbgen.nn import Draws

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from perturbgen.nn import (
 )
 from perturbgen.nn.layers import Draws, Scaling, composition
 from perturbgen.nn.likelihoods import cell_of_each, sample_nb
+
+if TYPE_CHECKING:
+    from perturbgen.models.blueprint import Blueprint
 
 _DispersionKind = Literal["gene", "gene-category", "predicted"]
 
@@ -217,6 +220,20 @@ class LatentModel(Trainable):
         self.conditions, self.decoder = conditions, decoder
         self.category = category  # which covariate chooses the dispersion
 
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Self:
+        """The model that a run's settings ask for: ``cls(n_latent, conditions, decoder, category=,
+        ...)`` with its own settings; what is made of other parts has a ``build`` of its own.
+        """
+        plan, model, make = blueprint, blueprint.settings, cast("Any", cls)
+        return make(
+            model.latent,
+            plan.conditions,
+            plan.decoder(),
+            category=plan.category,
+            **plan.own_settings,
+        )
+
     @abstractmethod
     def forward(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
         """The terms of the objective to be minimised, each (cells,), in nats."""
@@ -294,13 +311,13 @@ class LatentModel(Trainable):
         with pyro.plate("cells", len(batch.codes)):
             pyro.sample("z", self._pyro_posterior(batch))
 
-    @abstractmethod
     def _pyro_prior(self, batch: CellBatch) -> Any:
-        """p(z), a Pyro distribution over the batch's cells."""
+        """p(z), a Pyro distribution over the batch's cells; of models that are compared with it."""
+        raise NotImplementedError
 
-    @abstractmethod
     def _pyro_posterior(self, batch: CellBatch) -> Any:
         """q(z | x, c), a Pyro distribution over the batch's cells."""
+        raise NotImplementedError
 
     @torch.no_grad()
     def log_evidence(self, batch: CellBatch, *, samples: int, generator: torch.Generator) -> Tensor:

@@ -16,13 +16,14 @@ the better for it (``experiments/LOG.md``).
 from __future__ import annotations
 
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, sizes
+from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.conditions import Conditions
 from perturbgen.nn import GaussianMixture
 from perturbgen.nn.layers import Draws
@@ -97,6 +98,38 @@ class DGD(LatentModel):
         nn.init.zeros_(self.representations.weight)
         self.held_out: Tensor
         self.register_buffer("held_out", torch.zeros(n_held_out, self.n_latent))
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Self:
+        """The model that a run's settings ask for."""
+        plan, model = blueprint, blueprint.settings
+        # First, as ever: what is drawn at the start depends on the order.
+        decoder = plan.decoder(more_latent=2 if model.covariate_space else 0)
+        mixture = GaussianMixture(
+            plan.categories(model.components_by, model.components),
+            model.latent,
+            sd=model.component_sd,
+            **model.model_dump(include={"radius", "hardness", "concentration", "covariance"}),
+        )
+        supervised = None
+        if model.covariate_space:  # multiDGD: two dimensions, a component per category
+            categories = plan.categories(model.covariate_space)
+            supervised = GaussianMixture(categories, 2, concentration=2.0, covariance="isotropic")
+        once = model.prior_weight != "per_sample"
+        return cls(
+            mixture,
+            plan.conditions,
+            decoder,
+            n_cells=plan.n_cells,
+            n_held_out=plan.n_held_out,
+            category=plan.category,
+            inner_steps=model.inner_steps,
+            prior_weight=model.prior_weight if once else plan.n_cells,
+            label=plan.position(model.components_by),
+            covariate=plan.position(model.covariate_space),
+            covariate_mixture=supervised,
+            **blueprint.own_settings,
+        )
 
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """Network, mixtures and representations."""

@@ -8,11 +8,13 @@ Of a cell's counts x (genes,) under conditions c:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
 
 from perturbgen.models.base import CellBatch, CountParameters, SparseValues, dense, sizes
+from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.nbvae import NBVAE
 from perturbgen.nn import MLP, gaussian_log_prob
 from perturbgen.nn.layers import Scaling
@@ -54,6 +56,14 @@ class GaussianVAE(NBVAE):
     """See the head of this file."""
 
     decoder: GaussianDecoder  # type: ignore[assignment]
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Self:
+        """The model that a run's settings ask for."""
+        model, genes = blueprint.settings, len(blueprint.share)
+        hidden = model.decoder.hidden
+        plain = GaussianDecoder(model.latent, hidden, genes, **blueprint.of_decoder)
+        return cls._with(blueprint, plain)
 
     def log_likelihood(self, z: Tensor, batch: CellBatch, codes: Tensor | None = None) -> Tensor:
         """Log density of y given z and c, (cells,); not comparable with that of counts."""

@@ -9,12 +9,13 @@ It minimises E_q[−log p(x | z, c)] + KL(q ‖ N(0, I)).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, SparseValues
+from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.conditions import Conditions
 from perturbgen.nn import MLP
 from perturbgen.nn.layers import Draws
@@ -78,6 +79,27 @@ class NBVAE(LatentModel):
         # In float32 even under autocast: the KL cancels between large terms.
         mean, raw = self.encoder(self._read(batch), features).float().chunk(2, dim=-1)
         return _Posterior(mean, _LOG_SD_REACH * torch.tanh(raw / _LOG_SD_REACH))
+
+    @classmethod
+    def build(cls, blueprint: Blueprint) -> Self:
+        """The model that a run's settings ask for."""
+        return cls._with(blueprint, blueprint.decoder())
+
+    @classmethod
+    def _with(cls, blueprint: Blueprint, decoder: Any) -> Self:
+        """With a decoder of any kind, which a subclass may have another one of."""
+        model = blueprint.settings
+        return cls(
+            model.latent,
+            model.encoder,
+            blueprint.conditions,
+            decoder,
+            category=blueprint.category,
+            encoder_input=model.encoder_input,
+            dropout=model.encoder_dropout,
+            layer_norm=model.decoder.layer_norm,
+            **blueprint.own_settings,
+        )
 
     def forward(self, batch: CellBatch, draws: Draws) -> dict[str, Tensor]:
         """−log p(x | z, c) at one z of the posterior, and KL(q ‖ N(0, I))."""

@@ -176,6 +176,10 @@ class RunFiles:
         require_file(self.cells, "file of cells")
         return self
 
+    def latent_note(self) -> str:
+        """A sentence about a latent space that holds next to nothing, or no word."""
+        return CELLS.latent_note(self.run)
+
     def record(self) -> Mapping[str, Any]:
         """What a prediction depends on, whatever the files are called."""
         return {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
@@ -234,9 +238,18 @@ class RunFiles:
 
 def _run_hash(path: Path) -> str:
     """A hash of the best parameters and of what they mean."""
-    # The same parameters mean something else with other genes or categories.
-    meaning = file_hash(require_file(path / "model.json", "description of a trained model"))
-    return hashlib.sha256(f"{run_fingerprint(path)} {meaning}".encode()).hexdigest()
+    # The same parameters mean something else with other genes or categories, or other code.
+    about = require_file(path / "model.json", "description of a trained model")
+    meaning = f"{run_fingerprint(path)} {file_hash(about)}{_foreign_code(about)}"
+    return hashlib.sha256(meaning.encode()).hexdigest()
+
+
+def _foreign_code(about: Path) -> str:
+    """A hash of the code of a model of another package, nothing for one of ours."""
+    from perturbgen.models import MODELS
+
+    kind = str(CELLS.card.read(about.parent).kind)
+    return "" if kind in MODELS.built_in else MODELS.extension(kind).code
 
 
 class GenerativePredictor:
@@ -264,6 +277,11 @@ class GenerativePredictor:
                 "a predictor has one estimator", expected="settings with one name in estimators"
             )
         self._genes: pd.Index | None = None
+
+    def __repr__(self) -> str:
+        run = getattr(self.model, "path", "a model that it trains")
+        [estimator] = self.settings.estimators
+        return f"GenerativePredictor({run}, {estimator}, among {self.cells.n_obs:,} cells)"
 
     def fit(self, train: pd.DataFrame, *, rng: np.random.Generator) -> Self:
         """Take the cells of the training rows (conditions x genes); train, if that is asked."""

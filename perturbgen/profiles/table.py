@@ -154,6 +154,11 @@ class Profiles:
     source: str = "profiles"
     feature_table: pd.DataFrame | None = None
 
+    def __repr__(self) -> str:
+        rows, features = self.values.shape
+        labels = shorten(self.meta.columns, 6)
+        return f"Profiles({rows:,} x {features:,} of {self.source}, labels {labels})"
+
     def __post_init__(self) -> None:
         found = (len(self.meta), len(self.features))
         if self.values.shape != found:

@@ -62,6 +62,11 @@ class Retrieval:
     same: tuple[str, ...]
     seed: int = 0
 
+    def __repr__(self) -> str:
+        head = f"Retrieval by {', '.join(self.same)}: {len(self.queries):,} queries"
+        table = self.summary().dropna(axis=1, how="all").to_string(float_format="{:.3f}".format)
+        return f"{head}, {len(self.groups):,} groups\n{table}"
+
     def summary(self) -> pd.DataFrame:
         """Rows ``pooled`` (over pairs), ``per query`` and ``per group`` (means of means).
 

@@ -4,6 +4,7 @@ Of generative models of counts ``train(settings)`` makes a run directory, ``resu
 one, ``load_run`` gives its model back. Another kind of model brings a ``Recipe`` of its own.
 """
 
+from perturbgen.train.contract import model_breaches
 from perturbgen.train.generative import CELLS, TrainedRun, load_run, resume, train, train_once
 from perturbgen.train.heldout import CellJudge
 from perturbgen.train.run import Recipe, Trained, launch, require_unseen

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import threading
+import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pandas as pd
@@ -34,7 +35,7 @@ class Board:
     def __init__(self, run: Path, settings: LoopSettings, *, epoch: int = 0) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self.settings = settings
+        self.settings, self.run = settings, run
         threading.excepthook = _lost_curves
         # What an interrupted run wrote of this epoch is hidden by what comes now.
         self.writer = SummaryWriter(run, purge_step=epoch or None)
@@ -84,15 +85,31 @@ class Board:
         if training.best_model is not None:
             training.model.load_state_dict(training.best_model)
         training.model.eval()
+        results = self.results(training)
         found = self.projected(training)
         if found is not None and found[0].shape[1] > 1:  # the projector refuses a line
-            points, labels = found
-            rows = labels.astype(str).to_numpy().tolist()
-            self.writer.add_embedding(points, rows, metadata_header=list(labels), tag=self.space)
+            self._project(*found, training.state.best_epoch)
         state = training.state
         metrics = {"result/objective": state.best, "result/epoch": float(state.best_epoch)}
-        self.writer.add_hparams(_hyper_parameters(self.settings), metrics, run_name=".")
+        self.writer.add_hparams(_hyper_parameters(self.settings), metrics | results, run_name=".")
         self.writer.close()
+
+    def results(self, training: Training) -> dict[str, float]:
+        """More numbers of the best model for the table of hyper-parameters."""
+        return {}
+
+    def _project(self, points: np.ndarray, labels: pd.DataFrame, epoch: int) -> None:
+        """Points into the projector, and as a UMAP, which takes a browser minutes."""
+        shown = _in_few_colours(labels.astype(str))
+        rows = shown.to_numpy().tolist()
+        self.writer.add_embedding(points, rows, metadata_header=list(shown), tag=self.space)
+        if not self.settings.board.umap:
+            return
+        flat = _umap_of(points[:_MAPPED], seed=self.settings.seed)
+        if flat is not None:
+            about = {"metadata": rows[:_MAPPED], "metadata_header": list(shown)}
+            self.writer.add_embedding(flat, **about, tag=f"{self.space} UMAP")
+            self.add_latents(f"{self.space}/UMAP", flat, labels[:_MAPPED], epoch)
 
     def chosen(self, n: int) -> np.ndarray:
         """Positions of the samples that are shown, the same all through a run."""
@@ -111,11 +128,22 @@ def _lost_curves(args: threading.ExceptHookArgs) -> None:
 
 
 def _hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | bool]:
-    """The settings, flat, as TensorBoard wants them, without the data and what is shown."""
+    """What runs differ in: settings that are not the defaults, flat, as TensorBoard wants them.
+
+    The data and what is shown are left out. A few are always there, so that a table of runs has
+    them in every row; of others an empty place is the default.
+    """
+    left_out = {"name", "seed", "data", "conditions", "stopping", "board"}
+    every = _flat(settings.model_dump(mode="json", exclude=left_out))
+    changed = _flat(settings.model_dump(mode="json", exclude=left_out, exclude_defaults=True))
+    return {name: every[name] for name in every if name in changed or name in _ALWAYS}
+
+
+_ALWAYS: Final = ("model.kind", "model.latent", "training.learning_rate", "training.batch_size")
+
+
+def _flat(sections: dict[str, Any]) -> dict[str, str | float | int | bool]:
     flat: dict[str, str | float | int | bool] = {}
-    sections = settings.model_dump(
-        mode="json", exclude={"name", "seed", "data", "conditions", "stopping", "board"}
-    )
     for section, values in sections.items():
         if not isinstance(values, dict):
             flat[section] = str(values)
@@ -127,6 +155,39 @@ def _hyper_parameters(settings: LoopSettings) -> dict[str, str | float | int | b
                 plain = isinstance(value, (int, float, str))
                 flat[f"{section}.{name}"] = value if plain else str(value)
     return flat
+
+
+_MAPPED: Final = 2000  # points of a UMAP: 4 s, where 5000 take half a minute
+_COLOURS: Final = 50  # the projector colours a column of at most so many values
+
+
+def _in_few_colours(labels: pd.DataFrame) -> pd.DataFrame:
+    """Labels, and beside each of too many values for the projector's colours one of the commonest.
+
+    The others are ``other`` there, so that a map can be coloured by compound at all.
+    """
+    columns = {}
+    for name, values in labels.items():
+        columns[str(name)] = values
+        if values.nunique() > _COLOURS:
+            common = values.value_counts().index[: _COLOURS - 1]
+            columns[f"{name} (top {_COLOURS - 1})"] = values.where(values.isin(common), "other")
+    return pd.DataFrame(columns)
+
+
+def _umap_of(points: np.ndarray, *, seed: int) -> np.ndarray | None:
+    """A UMAP (cells, 2) of points; None where umap-learn is absent, or points are few."""
+    from importlib.util import find_spec
+
+    if len(points) < 200 or find_spec("umap") is None:
+        return None
+    from umap import UMAP
+
+    with warnings.catch_warnings():
+        # umap-learn says at every call that a fixed seed means one thread
+        warnings.simplefilter("ignore")
+        found: np.ndarray = UMAP(random_state=seed).fit_transform(points)
+    return found
 
 
 def plane(latents: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.tables import require_unique
 from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
 from perturbgen.train.card import Card
+from perturbgen.train.gauges import LatentSpace
 from perturbgen.train.run import Recipe, Trained
 from perturbgen.train.settings import CellData, RunSettings
 
@@ -173,6 +174,11 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
 
         return CellBoard(run, settings, epoch=epoch)
 
+    def latent_note(self, run: Path) -> str:
+        """A sentence about a run's latent space where it holds next to nothing, or no word."""
+        space = LatentSpace.read(run)
+        return "" if space is None else space.sentence()
+
     def blank(self, run: Path, settings: RunSettings, card: _ModelCard) -> LatentModel:
         import torch
 
@@ -229,59 +235,10 @@ def _model_of(
     settings: RunSettings, card: _ModelCard, known: list[Covariate], share: torch.Tensor
 ) -> LatentModel:
     """The model of the settings; ``share`` (genes,) is each gene's part of all counts."""
-    from perturbgen.models import DGD, NBVAE, Conditions, CountDecoder, GaussianVAE
-    from perturbgen.models.gaussian_vae import GaussianDecoder
-    from perturbgen.nn import GaussianMixture
+    from perturbgen.models import Blueprint, build_model
 
-    model, net = settings.model, settings.model.decoder
-    conditions = Conditions(known)
-    position = {covariate.name: i for i, covariate in enumerate(known)}
-    sizes = {covariate.name: covariate.categories for covariate in known}
-    encoder: dict[str, Any] = {
-        "encoder_input": model.encoder_input,
-        "dropout": model.encoder_dropout,
-        "layer_norm": net.layer_norm,
-    }
-    shared: dict[str, Any] = {"n_conditions": conditions.width, "layer_norm": net.layer_norm}
-    if model.kind == "gaussian_vae":
-        plain = GaussianDecoder(model.latent, net.hidden, len(share), **shared)
-        vae: Any = GaussianVAE  # whose decoder is another kind than that of the models of counts
-        return vae(model.latent, model.encoder, conditions, plain, **encoder)
-    decoder = CountDecoder(
-        model.latent + (2 if model.covariate_space else 0),
-        net.hidden,
-        len(share),
-        share=share,
-        n_categories=sizes.get(net.dispersion_by or ""),
-        **net.model_dump(include={"scaling", "dispersion", "additive", "dropout"}),
-        **shared,
-    )
-    category = position.get(net.dispersion_by or "")
-    if model.kind == "nbvae":
-        return NBVAE(model.latent, model.encoder, conditions, decoder, category=category, **encoder)
-    mixture = GaussianMixture(
-        sizes.get(model.components_by or "", model.components),
-        model.latent,
-        sd=model.component_sd,
-        **model.model_dump(include={"radius", "hardness", "concentration", "covariance"}),
-    )
-    supervised = None
-    if model.covariate_space:  # multiDGD: two dimensions, a component per category
-        categories = sizes[model.covariate_space]
-        supervised = GaussianMixture(categories, 2, concentration=2.0, covariance="isotropic")
-    return DGD(
-        mixture,
-        conditions,
-        decoder,
-        n_cells=card.n_cells,
-        n_held_out=card.n_held_out,
-        category=category,
-        inner_steps=model.inner_steps,
-        prior_weight=card.n_cells if model.prior_weight == "per_sample" else model.prior_weight,
-        label=position.get(model.components_by or ""),
-        covariate=position.get(model.covariate_space or ""),
-        covariate_mixture=supervised,
-    )
+    blueprint = Blueprint(settings.model, known, share, card.n_cells, card.n_held_out)
+    return build_model(settings.model.kind, blueprint)
 
 
 def _optimisers(model: LatentModel, settings: RunSettings) -> list[torch.optim.Optimizer]:

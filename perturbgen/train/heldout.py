@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, cast
 
 import numpy as np
@@ -18,9 +19,12 @@ from perturbgen.core.page import PALETTE
 from perturbgen.data import Batch, CountStore
 from perturbgen.train.board import Board
 from perturbgen.train.feeds import CellFeed
+from perturbgen.train.gauges import LatentSpace, active_dimensions
 from perturbgen.train.settings import RunSettings
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from matplotlib.figure import Figure
 
     from perturbgen.models import CellBatch, LatentModel
@@ -29,6 +33,9 @@ if TYPE_CHECKING:
 
 
 log = logging.getLogger(__name__)
+
+_GAUGED = 500  # cells of the gauges of every epoch
+_PICTURED = 1000  # whose counts are made dense
 
 
 @dataclass(frozen=True)
@@ -40,9 +47,12 @@ class CellJudge:
 
     def numbers(self, *, samples: int, seed: int) -> dict[str, Any]:
         """The likelihood of the counts, posterior-predictive checks, and probes of the latents."""
-        run, store, conditions = self.run, self.store, list(self.run.settings.conditions)
+        from perturbgen.models import GaussianVAE
+
+        run, store, conditions = self.run, self._placed, list(self.run.settings.conditions)
         likelihood = {**self.likelihood(samples=samples, seed=seed), "samples": samples}
-        likelihood["of"] = "normalised data" if run.card.kind == "gaussian_vae" else "counts"
+        real = isinstance(run.model, GaussianVAE)
+        likelihood["of"] = "normalised data" if real else "counts"
         # Of some cells: the counts of all, made dense, would fill the memory.
         chosen = np.random.default_rng(seed).permutation(len(store))[:2000]
         predictive = _Predictive.of(run.model, store, chosen, conditions, seed=seed)
@@ -79,7 +89,13 @@ class CellJudge:
         return {"cells": len(nll), "nll_per_gene": float(nll.mean()), "standard_error": error}
 
     def _batches(self, what: str, size: int) -> Iterable[CellBatch]:
-        return track(CellFeed(self.store, size).once(), what, -(-len(self.store) // size))
+        return track(CellFeed(self._placed, size).once(), what, -(-len(self.store) // size))
+
+    @cached_property
+    def _placed(self) -> CountStore:
+        """The cells where the model is."""
+        device = next(self.run.model.parameters()).device
+        return self.store if device.type == "cpu" else self.store.to(device)
 
 
 def _encoded(model: LatentModel, batches: Iterable[CellBatch]) -> np.ndarray:
@@ -116,20 +132,6 @@ def probe_rows(
     return rows
 
 
-def _active_dimensions(model: LatentModel, latents: np.ndarray) -> int:
-    """How many dimensions of latent points (cells, latent) carry something of a cell.
-
-    Those that vary over cells by more than a hundredth of what the prior does (Burda et al. 2016,
-    where the prior's variance is one; a DGD learns its own, which may be a thousandth of that).
-    """
-    import torch
-
-    generator = torch.Generator(next(model.parameters()).device).manual_seed(0)
-    with torch.no_grad():
-        prior = model.prior_sample(4000, generator).cpu().numpy()
-    return int((latents.var(axis=0) > 0.01 * prior.var(axis=0)).sum())
-
-
 def _chosen_cells(store: CountStore, positions: np.ndarray, size: int = 512) -> Iterator[CellBatch]:
     """Batches of some cells of a store, numbered as in that store."""
     import torch
@@ -146,29 +148,49 @@ class CellBoard(Board):
     weight = "schedule/KL weight"
     settings: RunSettings
 
+    def __init__(self, run: Path, settings: RunSettings, *, epoch: int = 0) -> None:
+        super().__init__(run, settings, epoch=epoch)
+        self._kl: dict[int, float | None] = {}
+
+    def epoch(self, training: Training, record: dict[str, Any]) -> None:
+        """Show an epoch, the gauges with it: a collapse is seen when it happens."""
+        epoch = int(record["epoch"])
+        self._kl[epoch] = record.get("validation/kl", record.get("train/kl"))
+        model, store, _ = _model_and_stores(training)
+        positions = self.chosen(len(store))[:_GAUGED]
+        latents, _ = self._own(model, store, positions)
+        active = active_dimensions(model, latents)
+        self.writer.add_scalar("gauges/active latent dimensions", active, epoch)
+        if conditions := list(self.settings.conditions):
+            seed = self.settings.seed
+            predictive = _Predictive.of(model, store, positions, conditions, seed=seed)
+            ratio = predictive.between_ratio()
+            self.writer.add_scalar("gauges/between-condition variance ratio", ratio, epoch)
+        super().epoch(training, record)
+
     def pictures(self, training: Training, epoch: int) -> None:
-        """Latent space, posterior-predictive figures and the gauges."""
+        """Latent space and posterior-predictive figures."""
         model, store, _ = _model_and_stores(training)
         positions = self.chosen(len(store))
         latents, labels = self._own(model, store, positions)
         self.add_latents("latent/principal components", latents, labels, epoch)
-        active = _active_dimensions(model, latents)
-        self.writer.add_scalar("gauges/active latent dimensions", active, epoch)
-        if training.finished and not active:
-            log.warning(
-                "none of the %d latent dimensions is active: the model says of a cell what its "
-                "conditions say, and all generated cells of a condition are of one kind",
-                latents.shape[1],
-            )
-        few = positions[:1000]  # their counts are made dense
+        few = positions[:_PICTURED]
         conditions, seed = list(self.settings.conditions), self.settings.seed
         predictive = _Predictive.of(model, store, few, conditions, seed=seed)
         self.writer.add_figure("predictive/real and generated", predictive.figure(), epoch)
         for name, value in predictive.numbers().items():
             self.writer.add_scalar(f"predictive/{name.replace('_', ' ')}", value, epoch)
-        if conditions:
-            ratio = predictive.between_ratio()
-            self.writer.add_scalar("gauges/between-condition variance ratio", ratio, epoch)
+
+    def results(self, training: Training) -> dict[str, float]:
+        """What the best model's latent space holds; a collapsed one is said in the log, too."""
+        model, store, _ = _model_and_stores(training)
+        latents, _ = self._own(model, store, self.chosen(len(store)))
+        kl = self._kl.get(training.state.best_epoch)
+        space = LatentSpace(active_dimensions(model, latents), latents.shape[1], kl)
+        space.write(self.run)
+        if told := space.sentence():
+            log.warning("%s", told)
+        return {"result/active latent dimensions": float(space.active)}
 
     def projected(self, training: Training) -> tuple[np.ndarray, pd.DataFrame]:
         """Latent points of some training and validation cells."""

@@ -85,13 +85,13 @@ class Training:
         """Whether the last epoch is done, or the patience used up."""
         patience = self.settings.stopping.patience
         in_vain = patience is not None and self.state.waited >= patience
-        return in_vain or self.state.epoch >= self.settings.training.epochs
+        return in_vain or self.state.epoch >= self.settings.training.length
 
     def fit(self, show: Callable[[Training, dict[str, Any]], None] | None = None) -> None:
         """Train until the last epoch, or until nothing is gained any more; show every epoch."""
         if self.model.annealed:
             self.schedule.warn_of_long_warmup()
-        with Progress(self.settings.training.epochs, self.train.unit) as progress:
+        with Progress(self.settings.training.length, self.train.unit) as progress:
             while not self.finished:
                 record = self._epoch(progress)
                 self._select(record)

@@ -10,13 +10,14 @@ import json
 import logging
 import math
 import os
+import tomllib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError, StorageError, shorten
 from perturbgen.core.files import (
@@ -28,9 +29,11 @@ from perturbgen.core.files import (
     require_writable,
 )
 from perturbgen.core.runs import create_run, file_hash
-from perturbgen.core.system import cores, keep_freed_memory, require_device
+from perturbgen.core.system import choose_device, cores, keep_freed_memory
+from perturbgen.train.automatic import fit_length, fit_machine, say_precision, taken_over
 from perturbgen.train.card import Card
 from perturbgen.train.checkpoint import load_state
+from perturbgen.train.gauges import LatentSpace
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
 if TYPE_CHECKING:
@@ -64,6 +67,9 @@ class Trained(Generic[_S, _M, _C]):
     settings: _S
     model: _M
     card: _C
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.path}, {type(self.model).__name__})"
 
     def parts(self) -> pd.Series:
         """The part (train, validation, ...) of each of the run's samples, by name."""
@@ -122,10 +128,12 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         """Train a model from the first step; returns its run directory."""
         # Asked in every process: where only the first fails, the others would wait for it.
         require_writable(runs / "run")
-        fabric = launch(
-            settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
-        )
+        fitted = fit_machine(settings.training, accelerator=accelerator, ranks=devices)
+        settings = settings.model_copy(update={"training": fitted})
+        fabric = launch(fitted, devices=devices, num_nodes=num_nodes, accelerator=accelerator)
         data = self.read(settings)
+        samples = int((self.members(data)["part"] == "train").sum())
+        settings = fit_length(settings, samples, self.unit)
         card = self.describe(settings, data)  # in every process, as what it refuses ends them all
         self._require_memory(runs, settings, card, fabric.device)
         run = runs
@@ -152,6 +160,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         """Go on with a run where its last checkpoint stands; only its length may be changed."""
         settings = self._settings_to_resume(run, overrides)
         with _sole_writer(run):  # before there are others, which would wait for the first
+            say_precision(settings.training, accelerator=accelerator)
             fabric = launch(
                 settings.training, devices=devices, num_nodes=num_nodes, accelerator=accelerator
             )
@@ -188,16 +197,25 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         for run in sorted(runs.glob("[0-9]*/")):
             if (
                 (run / "checkpoint" / "last.pt").exists()
-                and (run / "config.toml").read_text(encoding="utf-8") == settings.to_toml()
+                and self._asked_before(run, settings)
                 and json.loads((run / "env.json").read_text())["data"] == self._hashes(settings)
             ):
                 return self.resume(run, accelerator=accelerator)
         return self.train(settings, runs=runs, accelerator=accelerator)
 
-    def load(self, path: str | Path, *, which: str = "best", device: str = "cpu") -> _R:
+    def _asked_before(self, run: Path, settings: _S) -> bool:
+        """Whether a run is one of these settings."""
+        found = (run / "config.toml").read_text(encoding="utf-8")
+        try:
+            other = self.settings.load(base=tomllib.loads(found))
+        except (ConfigError, ValueError):  # of another kind, or another version
+            return False
+        return found == taken_over(settings, other).to_toml()
+
+    def load(self, path: str | Path, *, which: str = "best", device: str = "auto") -> _R:
         """A trained run, its best (or last) model on a device, ready for use."""
         # Asked first: torch would refuse a device that is not there only once the weights are read.
-        require_device(device)
+        device = choose_device(device)
         path = require_folder(path, "run directory")
         card = self.card.read(path)
         settings = self.settings.load(path / "config.toml")
@@ -222,7 +240,11 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         found |= {"measure": key, "best": best[key]}
         # near 0 the latent space is empty: a reader of the table would else not see it
         kl = best.get("validation/kl", best.get("train/kl"))
-        return {**found, **({} if kl is None else {"kl": kl}), speed: records[-1][speed]}
+        found |= {} if kl is None else {"kl": kl}
+        space = LatentSpace.read(run)
+        found |= {} if space is None else {"active_dimensions": str(space)}
+        found |= {speed: records[-1][speed]}
+        return {**found, **({"latent": space.sentence()} if space and space.sentence() else {})}
 
     def _hashes(self, settings: _S) -> dict[str, str]:
         return {str(path): file_hash(path) for path in self.sources(settings) if path.is_file()}
@@ -337,14 +359,14 @@ def launch(
             f"training.batch_size {training.batch_size} cannot be shared by {ranks} devices",
             fix="a multiple of it",
         )
-    if training.threads:
-        torch.set_num_threads(training.threads)
+    training = fit_machine(training, accelerator=accelerator, ranks=devices)
+    torch.set_num_threads(training.threads or 1)
     try:
         fabric = Fabric(
             accelerator=accelerator,
             devices=devices,
             num_nodes=num_nodes,
-            precision=training.precision,
+            precision=cast("Any", training.precision),
             strategy="ddp" if ranks > 1 else "auto",
         )
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:

@@ -7,12 +7,12 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from perturbgen.core.config import Chance, Count, NonNegative, Positive, Settings
-from perturbgen.core.errors import InputError
+from perturbgen.core.errors import ConfigError, InputError
 
 if TYPE_CHECKING:
     import torch
@@ -78,6 +78,8 @@ class _DecoderSettings(Settings):
     dropout: Chance = 0.0
 
 
+_BUILT_IN = ("nbvae", "dgd", "gaussian_vae")
+
 # Settings that one family of models reads and the other would silently ignore.
 _OF_VAES = {"encoder", "encoder_input", "encoder_dropout"}
 _OF_DGDS = {
@@ -97,7 +99,8 @@ _OF_DGDS = {
 class _ModelSettings(Settings):
     """Which model; settings of the other models are refused."""
 
-    kind: Literal["nbvae", "dgd", "gaussian_vae"] = "nbvae"
+    kind: str = "nbvae"  # nbvae, dgd, gaussian_vae, or an extension's name or module:Class
+    settings: dict[str, Any] | None = None  # of an extension
     latent: Count = 10
     decoder: _DecoderSettings = _DecoderSettings()
     # VAEs
@@ -118,9 +121,26 @@ class _ModelSettings(Settings):
     prior_weight: Positive | Literal["per_sample"] = 1.0
     inner_steps: Count = 10  # of a validation cell's representation, per epoch
 
+    @field_validator("settings")
+    @classmethod
+    def of_extension(
+        cls, given: dict[str, Any] | None, about: ValidationInfo
+    ) -> dict[str, Any] | None:
+        """Resolved, so that a run keeps what a later version of the extension may change."""
+        kind = about.data.get("kind", "")
+        if kind in _BUILT_IN:
+            if given:
+                raise ValueError(f"the settings of a {kind} stand in [model] itself")
+            return None
+        from perturbgen.models import own_settings
+
+        return own_settings(kind, given or {})
+
     @model_validator(mode="after")
     def of_this_kind(self) -> _ModelSettings:
         """A setting that this kind of model would ignore is an error."""
+        if self.kind not in _BUILT_IN:  # which of them it reads, only its author knows
+            return self
         counts_only = {"encoder_input"} if self.kind == "gaussian_vae" else set()
         foreign = self.changed(_OF_VAES if self.kind == "dgd" else _OF_DGDS | counts_only)
         if foreign:
@@ -142,13 +162,14 @@ class _ModelSettings(Settings):
         return self
 
 
-class _Annealing(Settings):
+class Annealing(Settings):
     """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` in a warm-up."""
 
     shape: Literal["constant", "linear", "cosine", "cyclic"] = "linear"
     start: NonNegative = 0.0
     weight: Positive = 1.0
-    warmup: Annotated[int, Field(ge=0)] = 20
+    # auto: a quarter of the run, 20 epochs at most
+    warmup: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     unit: Literal["epochs", "steps"] = "epochs"
     cycles: Count = 4  # of "cyclic": half of each rises, half stays
 
@@ -169,22 +190,43 @@ class Stopping(Settings):
 class LoopTraining(Settings):
     """How long and how fast, whatever is trained."""
 
-    epochs: Count = 200
+    epochs: Count | Literal["auto"] = 200
     batch_size: Count = 128  # of all devices together
     learning_rate: Positive = 1e-3
     decay: Literal["constant", "cosine"] = "constant"  # of all learning rates over the epochs
     weight_decay: NonNegative = 0.0
     clip_norm: Positive = 1e4  # of the gradient of the objective in nats per sample
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    threads: Count | None = None  # CPU threads; all cores by default
+    # auto: bfloat16 where the processor or GPU multiplies it in hardware, else float32
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    threads: Count | None = None  # CPU threads; all cores that the process may use by default
+
+    @property
+    def length(self) -> int:
+        """The number of epochs, once it is known."""
+        if self.epochs == "auto":
+            raise ConfigError(
+                "the number of epochs is not known yet", fix="a number: training.epochs"
+            )
+        return self.epochs
+
+    def least_epochs(self, settings: LoopSettings) -> int:
+        """How many epochs a run of any size has where their number is left to us."""
+        return 10
 
 
 class _CellTraining(LoopTraining):
     """How long, how fast, on what, for a model of counts."""
 
+    # auto: about 30,000 steps, and 10 epochs (a dgd's 50) to 400
+    epochs: Count | Literal["auto"] = "auto"
     mixture_rate: Positive = 1e-2
     representation_rate: Positive = 1e-2
     resident: bool = True  # keep all counts on the device
+
+    def least_epochs(self, settings: LoopSettings) -> int:
+        """A dgd moves each cell's point once an epoch: few epochs would leave them at the start."""
+        kind = settings.model.kind if isinstance(settings, RunSettings) else ""
+        return 50 if kind == "dgd" else super().least_epochs(settings)
 
 
 class _BoardSettings(Settings):
@@ -193,6 +235,7 @@ class _BoardSettings(Settings):
     every: Count = 10  # epochs between pictures
     cells: Count = 5000  # at most, in pictures and the projector
     labels: tuple[str, ...] = ()  # obs columns beside the conditions for the projector
+    umap: bool = True  # of the latent space, at the end, where umap-learn is installed
 
 
 class LoopSettings(Settings):
@@ -200,10 +243,15 @@ class LoopSettings(Settings):
 
     name: Annotated[str, Field(min_length=1)] = "run"
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
-    annealing: _Annealing = _Annealing()
+    annealing: Annealing = Annealing()
     stopping: Stopping = Stopping()
     training: LoopTraining = LoopTraining()
     board: _BoardSettings = _BoardSettings()
+
+    @property
+    def anneals(self) -> bool:
+        """Whether the weight of a term rises."""
+        return True
 
 
 class RunSettings(LoopSettings):
@@ -214,14 +262,19 @@ class RunSettings(LoopSettings):
     model: _ModelSettings = _ModelSettings()
     training: _CellTraining = _CellTraining()
 
+    @property
+    def anneals(self) -> bool:
+        """Whether the weight of a term rises: a dgd has none of that kind."""
+        return self.model.kind != "dgd"
+
     @model_validator(mode="after")
     def conditions_exist(self) -> RunSettings:
         """Settings that name a condition name one of the run's, and nothing is set in vain."""
         model = self.model
-        if model.kind == "dgd" and self.annealing.changed(set(_Annealing.model_fields)):
+        if model.kind == "dgd" and self.annealing.changed(set(Annealing.model_fields)):
             raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
         rates = self.training.changed({"mixture_rate", "representation_rate"})
-        if model.kind != "dgd" and rates:
+        if model.kind in ("nbvae", "gaussian_vae") and rates:
             raise ValueError(
                 f"'training.{rates[0]}' is of a dgd; a {model.kind} has one learning rate"
             )
@@ -266,7 +319,9 @@ class Schedule:
         annealing = self.settings.annealing
         if annealing.shape == "constant":
             return 0
-        return annealing.warmup * (self.steps_per_epoch if annealing.unit == "epochs" else 1)
+        # auto is decided before a run begins; a schedule of its own takes none
+        warmup = 0 if annealing.warmup == "auto" else annealing.warmup
+        return warmup * (self.steps_per_epoch if annealing.unit == "epochs" else 1)
 
     @property
     def warmup_epochs(self) -> int:
@@ -275,19 +330,19 @@ class Schedule:
 
     def warn_of_long_warmup(self) -> None:
         """Log a warning where the warm-up outlasts the run."""
-        if self.warmup_epochs >= self.settings.training.epochs:
+        if self.warmup_epochs >= self.settings.training.length:
             log.warning(
                 "the KL warm-up takes %d steps, the whole run %d: the full objective would never "
                 "be trained; shorten it (annealing.warmup) or train longer (training.epochs)",
                 self._warmup_steps,
-                self.steps_per_epoch * self.settings.training.epochs,
+                self.steps_per_epoch * self.settings.training.length,
             )
 
     def rate_factor(self, step: int) -> float:
         """What learning rates are multiplied by at a step: 1, or half a cosine from 1 to 0.01."""
         if self.settings.training.decay == "constant":
             return 1.0
-        total = self.settings.training.epochs * self.steps_per_epoch
+        total = self.settings.training.length * self.steps_per_epoch
         return 0.01 + 0.99 * (0.5 + 0.5 * math.cos(math.pi * min(step, total) / total))
 
 

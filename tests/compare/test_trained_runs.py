@@ -208,6 +208,19 @@ def test_the_report_says_what_the_run_has_seen(made: Path, tmp_path: Path) -> No
     assert json.dumps(about)
 
 
+def test_the_report_says_that_a_runs_latent_space_is_empty(made: Path, tmp_path: Path) -> None:
+    run = made / ran(made, tmp_path / "a").card.info["trained runs"]["vae"]["run"]
+    (run / "latent.json").write_text('{"active": 0, "dimensions": 4, "kl": 0.01}')
+    try:
+        found = ran(made, tmp_path / "b")
+    finally:
+        (run / "latent.json").unlink()
+    written = write_outputs(found, tmp_path / "out", title="runs")
+    sentence = "vae: none of the 4 latent dimensions is active"
+    assert sentence in written[0].read_text()
+    assert f'<p class="warning">{sentence}' in (tmp_path / "out" / "report.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("changed", "words"),
     [

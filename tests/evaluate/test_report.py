@@ -12,8 +12,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import SchemaError
+from perturbgen.core.page import Page
 from perturbgen.evaluate import Scorecard, calibration, report_page, scorecard
-from perturbgen.evaluate.report import _payload, _quantised, _script_json, _shown_genes
+from perturbgen.evaluate.report import _payload, _shown_genes
 from tests.evaluate.tables import experiment, frame
 
 CHROMIUM = (
@@ -88,9 +89,7 @@ def test_labels_join_predictions_in_any_order(made: Made) -> None:
         name: table.sample(frac=1, random_state=1)[rng.permutation(table.columns)].swaplevel()
         for name, table in tables.items()
     }
-    assert _script_json(_payload(card, truth, turned)) == _script_json(
-        _payload(card, truth, tables)
-    )
+    assert Page.json(_payload(card, truth, turned)) == Page.json(_payload(card, truth, tables))
 
 
 def test_a_budget_limits_the_genes_and_the_page_says_so(made: Made) -> None:
@@ -112,7 +111,7 @@ def test_half_of_the_genes_are_the_strongest() -> None:
 
 def test_quantised_values_are_close_and_zero_rows_survive() -> None:
     values = np.array([[1.0, -3.0, 0.001], [0.0, 0.0, 0.0]])
-    packed = _quantised(values)
+    packed = Page.packed(values)
     whole = np.frombuffer(base64.b64decode(packed["data"]), "<i2").reshape(2, 3)
     np.testing.assert_allclose(whole * np.array(packed["scale"])[:, None], values, atol=3 / 32767)
 
@@ -184,6 +183,10 @@ def test_one_condition_has_a_page() -> None:
 
 
 DRIVE = """
+const seen = { errors: [] };
+window.addEventListener("error", (event) => seen.errors.push(event.message));
+window.addEventListener("unhandledrejection", (event) => seen.errors.push(String(event.reason)));
+PLOTLY.then(() => new Promise((done) => setTimeout(done, 500))).then(() => {
 const note = (id) => document.getElementById(id).textContent;
 const set = (id, value, event = "change") => {
   const control = document.getElementById(id);
@@ -193,8 +196,7 @@ const set = (id, value, event = "change") => {
 const all = (selector) => [...document.querySelectorAll(selector)];
 const keys = (id) => all(`#${id} tbody th`).map((cell) => cell.textContent);
 const points = (id, trace) => document.getElementById(id).data[trace];
-const seen = { errors: [] };
-window.addEventListener("error", (event) => seen.errors.push(event.message));
+const opened = [$("condition").value, $("condition-2").value].map(Number);
 set("rank-metric", "mean_rowwise_rmse");
 seen.ranking = points("rank-plot", 0).y.slice();
 document.getElementById("rank-share").click();
@@ -222,11 +224,15 @@ seen.gene = note("gene-note");
 seen.strongest = keys("gene-table")[0];
 set("gene", "nothing", "input");
 seen.unknown = note("gene-note");
+seen.upload = all('[data-title*="Share"], [data-title*="Cloud"]').length;
+seen.opened = opened;
+seen.over = document.documentElement.scrollWidth - window.innerWidth;
 seen.reachable = all("select, input, th button, .tall").every((e) => e.tabIndex === 0);
 const result = document.createElement("pre");
 result.id = "seen";
 result.textContent = JSON.stringify(seen);
 document.body.append(result);
+});
 """
 
 
@@ -242,6 +248,7 @@ def test_the_controls_work_in_a_browser(made: Made, tmp_path: Path) -> None:
         "--disable-quic",
         "--no-first-run",
         "--disable-sync",
+        "--window-size=500,900",
     ]
     options += [
         "--disable-background-networking",
@@ -266,14 +273,15 @@ def test_the_controls_work_in_a_browser(made: Made, tmp_path: Path) -> None:
     label = truth.index[5]
     assert f"{label[0]} | {label[1]}, over all 60 genes" in seen["condition"]
     pearson = card.scores.loc[("signal", "mean_rowwise_pearson"), label]
-    assert f"Pearson {pearson:.3f}" in seen["condition"]
+    assert f"Correlation (Pearson) {pearson:.3f}" in seen["condition"]
     np.testing.assert_allclose(sorted(seen["truth"]), np.sort(truth.loc[label]), atol=2e-3)
     np.testing.assert_allclose(
         sorted(seen["predicted"]), np.sort(tables["signal"].loc[label]), atol=2e-3
     )
     assert seen["own"] == truth.loc[label].abs().sort_values(ascending=False).index[:20].tolist()
     strongest = truth.loc[label].abs().idxmax()
-    expected = [truth, *(tables[name] for name in card.ranking["method"] if name in tables)]
+    # the chosen method, which is the positive control, too, and the best baseline
+    expected = [truth, tables["signal"], tables["</script>weak"]]
     assert [float(value) for value in seen["row"]] == pytest.approx(
         [t.loc[label, strongest] for t in expected], abs=6e-3
     )
@@ -281,3 +289,8 @@ def test_the_controls_work_in_a_browser(made: Made, tmp_path: Path) -> None:
     assert seen["strongest"] == " | ".join(truth["g7"].abs().idxmax())
     assert "nothing is not among the 60 genes" in seen["unknown"]
     assert seen["reachable"]
+    assert seen["upload"] == 0
+    assert seen["over"] <= 0, "nothing is wider than a narrow window"
+    strength = (truth**2).mean(axis=1).to_numpy()
+    strongest_first = np.argsort(-strength)
+    assert seen["opened"] == [strongest_first[0], strongest_first[9]]  # of 20

@@ -84,12 +84,12 @@ def test_shares_and_differences_by_hand() -> None:
     [
         (
             ("mean_rowwise_pearson",),
-            "over mean_rowwise_pearson: what no rescaling of a prediction can move.",
+            "over Correlation (Pearson): what no rescaling of a prediction can move.",
         ),
-        (("mean_rowwise_rmse",), "over mean_rowwise_rmse."),
+        (("mean_rowwise_rmse",), "over Error (RMSE)."),
         (
             ("mean_rowwise_pearson", "mean_rowwise_rmse"),
-            "over mean_rowwise_pearson, mean_rowwise_rmse.",
+            "over Correlation (Pearson), Error (RMSE).",
         ),
     ],
 )

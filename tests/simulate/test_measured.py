@@ -64,7 +64,7 @@ def test_a_measured_compound_is_as_strong_as_it_was_found(tmp_path: Path) -> Non
 
 def test_effects_of_other_compounds_are_dealt(tmp_path: Path) -> None:
     path = write(tmp_path / "effects.csv", [f"drug {i}" for i in range(40)], [0.2] * 39 + [0.9])
-    found = strengths(path, "effects.noise=0", "effects.scale=1")
+    found = strengths(path, "effects.noise=0", "effects.scale=1", "effects.strength_cap=1.2")
     active = found.drop("Dimethyl Sulfoxide")
     assert active.min() == pytest.approx(1.2 * np.tanh(np.sqrt(0.2) / 1.2))
     assert active.max() <= 1.2 * np.tanh(np.sqrt(0.9) / 1.2)
@@ -81,7 +81,8 @@ def test_a_random_subset_covers_the_range_of_expression() -> None:
 
 
 def test_cell_types_respond_and_die_as_set() -> None:
-    plain = build_world(preset_settings("tiny"), seed=0)
+    before = ["effects.cell_types.B cells=1", "effects.frailty.NK cells=1"]
+    plain = build_world(preset_settings("tiny", overrides=before), seed=0)
     overrides = ["effects.cell_types.B cells=0.5", "effects.frailty.NK cells=3"]
     changed = build_world(preset_settings("tiny", overrides=overrides), seed=0)
     before, after = (np.arctanh(w.effects.log2_fold_change / 5) for w in (plain, changed))

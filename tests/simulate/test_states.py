@@ -143,9 +143,8 @@ def test_a_folder_written_before_there_were_states_gives_its_own_cells_again(
     (tmp_path / "simulation.toml").write_text(tomli_w.dumps(about))
     world = load_world(tmp_path)
     assert world.programmes is None
-    old = build_world(
-        preset_settings("tiny", overrides=["states.strength=0", "states.selective=0"]), seed=0
-    )
+    none = ["states.strength=0", "states.selective=0", "states.known_losses=false"]
+    old = build_world(preset_settings("tiny", overrides=none), seed=0)
     pd.testing.assert_frame_equal(world.groups, old.groups)
 
 
@@ -164,7 +163,7 @@ def test_the_folder_tells_every_cells_states_beside_the_competitions_files(
 
 def test_dabrafenib_leaves_the_cells_that_it_left_in_three_donors() -> None:
     # not the preset's own: the effects published of Dabrafenib leave no room for it (calibration)
-    few_genes = ["expression.genes=100", "depth.zero_fraction=0.7", "states.selective=0.1"]
+    few_genes = ["expression.genes=100", "depth.zero_fraction=0.7", "states.known_losses=true"]
     groups = build_world(preset_settings("op3", overrides=few_genes), seed=0).groups
     kind = groups["cell_type"].str.split().str[0]
     shares = groups.groupby(["sm_name", kind])["n_cells"].sum().unstack()

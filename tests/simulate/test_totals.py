@@ -96,8 +96,9 @@ def test_cell_types_of_a_well_share_its_tube() -> None:
 
 
 def test_a_replicate_has_another_tube() -> None:
-    settings = ["expression.tube_log_sd=0.3", "expression.well_log_sd=0"]
-    world = build_world(preset_settings("tiny", overrides=settings), seed=0)
+    settings = ["tube_log_sd=0.3", "well_log_sd=0", "vehicle_log_sd=0"]
+    overrides = ["effects.well_log_sd=0", *(f"expression.{text}" for text in settings)]
+    world = build_world(preset_settings("tiny", overrides=overrides), seed=0)
     once, again, more = (world._well_effect(group, k) for group, k in ((0, 0), (1, 0), (0, 1)))
     assert np.array_equal(once, again)
     assert abs(np.corrcoef(np.asarray(once), np.asarray(more))[0, 1]) < 0.2

@@ -37,7 +37,10 @@ SILENT = (
     "expression.plate_log_sd=0",
     "expression.row_log_sd=0",
     "expression.well_log_sd=0",
+    "expression.tube_log_sd=0",
+    "expression.vehicle_log_sd=0",
     "expression.ambient=0",
+    "effects.well_log_sd=0",
     "depth.plate_log_sd=0",
     "depth.library_log_sd=0",
     "depth.cell_log_sd=0",
@@ -105,10 +108,10 @@ def test_mean_and_fold_change_of_the_truth_agree_up_to_one_constant(
 
 
 def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to() -> None:
-    world = build_world(
-        preset_settings("tiny", overrides=["effects.strength=0.5", "effects.strength_cap=2"]),
-        seed=0,
-    )
+    # wells in which the compound is as strong as the truth says
+    strong = ["strength=0.5", "strength_cap=2", "well_log_sd=0", "cell_types.NK cells=1"]
+    overrides = [f"effects.{text}" for text in strong]
+    world = build_world(preset_settings("tiny", overrides=overrides), seed=0)
     bulk = world.samples({chunk.group: chunk.total for chunk in world.chunks()})
     nk = bulk[(bulk.obs["cell_type"] == "NK cells").to_numpy()]
     cpm = {

@@ -15,8 +15,10 @@ from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaE
 from perturbgen.core.files import only_writer
 from perturbgen.data import Split
 from perturbgen.train import CELLS, load_run, resume, train
+from perturbgen.train.board import _hyper_parameters, _in_few_colours
+from perturbgen.train.gauges import LatentSpace, active_dimensions
 from perturbgen.train.generative import _gene_shares
-from perturbgen.train.heldout import CellJudge, _active_dimensions, probe_rows
+from perturbgen.train.heldout import CellJudge, probe_rows
 
 
 @pytest.fixture
@@ -59,6 +61,9 @@ def test_tensorboard_has_curves_pictures_projector_and_hyper_parameters(run):
         assert name in tags["scalars"]
     assert set(tags["images"]) == {"latent/principal components", "predictive/real and generated"}
     assert len(events.Scalars("train/objective")) == 3
+    # a gauge that is read at the end alone says nothing of when the collapse happened
+    assert len(events.Scalars("gauges/active latent dimensions")) == 3
+    assert len(events.Scalars("gauges/between-condition variance ratio")) == 3
     metadata = next(run.glob("*/latent/metadata.tsv")).read_text().splitlines()
     assert metadata[0].split("\t") == ["cell_type", "compound", "split"]
     assert len(metadata) == 91
@@ -75,11 +80,56 @@ def test_an_empty_latent_space_is_a_sentence_and_a_number_of_the_runs_table(
     caplog.clear()
     ending = CELLS.ending(empty)
     assert 0 <= ending["kl"] < 0.1
+    assert ending["active_dimensions"] == "0 of 2"
+    assert ending["latent"].startswith("none of the 2 latent dimensions is active (KL ")
     # a weak penalty leaves a latent that says something of a cell, and nothing is said of it
     with caplog.at_level(logging.WARNING):
         full = train(settings("annealing.weight=0.01", "training.epochs=12", *rarely), **options)
     assert "latent dimensions" not in caplog.text
-    assert CELLS.ending(full)["kl"] > 0.5
+    ending = CELLS.ending(full)
+    assert ending["kl"] > 0.5
+    assert ending["active_dimensions"] in ("1 of 2", "2 of 2")
+    assert "latent" not in ending
+
+
+@pytest.mark.parametrize(
+    ("space", "told"),
+    [
+        (LatentSpace(0, 10, 0.01), "none of the 10 latent dimensions is active (KL 0.01 nats"),
+        (LatentSpace(0, 10), "none of the 10 latent dimensions is active: "),
+        (LatentSpace(2, 10, 3.0), "2 of 10 latent dimensions are active"),
+        (LatentSpace(3, 10, 3.0), ""),
+        (LatentSpace(10, 10, 0.02), "10 of 10 latent dimensions are active (KL 0.02"),
+        (LatentSpace(1, 2), ""),
+    ],
+)
+def test_what_is_said_of_a_latent_space(space, told, tmp_path):
+    assert space.sentence().startswith(told)
+    assert bool(space.sentence()) == bool(told)
+    space.write(tmp_path)
+    assert LatentSpace.read(tmp_path) == space
+    (tmp_path / "latent.json").write_text("[]")
+    assert LatentSpace.read(tmp_path) is None
+
+
+def test_labels_of_many_values_get_a_column_in_few_colours():
+    compounds = [f"c{i}" for i in range(60) for _ in range(60 - i)]
+    labels = pd.DataFrame({"cell_type": "B", "compound": compounds})
+    found = _in_few_colours(labels)
+    assert list(found) == ["cell_type", "compound", "compound (top 49)"]
+    few = found["compound (top 49)"]
+    assert few.nunique() == 50
+    assert set(labels["compound"][few == "other"]) == {f"c{i}" for i in range(49, 60)}
+    assert (few[few != "other"] == labels["compound"][few != "other"]).all()
+
+
+def test_hyper_parameters_are_what_runs_differ_in(settings):
+    found = _hyper_parameters(settings("training.learning_rate=0.01", "model.encoder_dropout=0.2"))
+    assert found["training.learning_rate"] == 0.01
+    assert found["model.encoder_dropout"] == 0.2
+    assert found["model.kind"] == "nbvae"
+    # defaults that no run changed fill a table with constants
+    assert not {"training.clip_norm", "annealing.cycles", "model.radius"} & set(found)
 
 
 def test_active_dimensions_are_counted_in_the_priors_own_measure(settings, tmp_path, run):
@@ -91,8 +141,8 @@ def test_active_dimensions_are_counted_in_the_priors_own_measure(settings, tmp_p
             model.mixture.log_precision.data.fill_(-2 * np.log(scale))
         points = model.prior_sample(1000, generator).detach().numpy()
         assert points.var(axis=0) == pytest.approx(scale**2, rel=0.2)
-        assert _active_dimensions(model, points) == 2
-        assert _active_dimensions(model, points * [1, 0.05]) == 1
+        assert active_dimensions(model, points) == 2
+        assert active_dimensions(model, points * [1, 0.05]) == 1
 
 
 def test_the_loaded_model_gives_the_same_numbers_as_the_trained_one(run, cells_file):

@@ -161,6 +161,11 @@ class EmbedSettings(LoopSettings):
     stopping: Stopping = Stopping(patience=20)
     start: Path | None = None  # a run whose encoder this one starts from
 
+    @property
+    def anneals(self) -> bool:
+        """There is one term."""
+        return False
+
     @model_validator(mode="after")
     def nothing_is_annealed(self) -> EmbedSettings:
         """There is one term."""

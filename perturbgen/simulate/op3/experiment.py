@@ -12,6 +12,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Final, TypedDict, Unpack, overload
 
@@ -42,7 +43,7 @@ from perturbgen.simulate.op3.states import STATES
 from perturbgen.simulate.op3.world import World
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SimulatedExperiment:
     """A simulation in memory: released ``cells``, ``withheld`` cells, the ``truth``, the ``world``.
 
@@ -53,6 +54,33 @@ class SimulatedExperiment:
     withheld: AnnData
     truth: AnnData
     world: World
+
+    @cached_property
+    def conditions(self) -> pd.DataFrame:
+        """The withheld conditions, cell_type and compound: what there is to predict."""
+        found = self.world.id_map()[CONDITION_KEY]
+        return found.set_axis(list(CONDITION), axis=1)
+
+    @cached_property
+    def de(self) -> pd.DataFrame:
+        """Signed -log10 p, (cell_type, compound) x genes, of what was measured and what was not.
+
+        As in the files: withheld conditions have the rows of de_truth, the others of de_train.
+        """
+        sums = {chunk.group: chunk.total for chunk in self.world.chunks()}
+        table = flavour_table(self.world.samples(sums), flavour="kaggle").signed_log10_p
+        rows = pd.concat([self.world.train_rows(), self.world.id_map()])[CONDITION_KEY]
+        return table.loc[pd.MultiIndex.from_frame(rows)].rename_axis(CONDITION)
+
+    def __repr__(self) -> str:
+        sizes = f"{self.cells.n_obs:,} cells x {self.cells.n_vars:,} genes"
+        types, compounds = (self.cells.obs[name].nunique() for name in CONDITION)
+        return (
+            f"SimulatedExperiment ({self.world.kind}), seed {self.world.seed}\n"
+            f"  cells: {sizes}, {types} cell types, {compounds} compounds\n"
+            f"  withheld: {self.withheld.n_obs:,} cells of {len(self.conditions)} conditions\n"
+            f"  truth: {self.truth.n_obs:,} conditions without noise; de: as they were measured"
+        )
 
 
 class _Options(TypedDict, total=False):

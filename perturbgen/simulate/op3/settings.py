@@ -176,6 +176,9 @@ class _StateSettings(Settings):
     )
     selective: Share = 0.0  # share of the compounds that harm one cell type above the others
     selectivity: NonNegative = 1.0  # their mean log loss of that cell type; 0: none is selective
+    # Dabrafenib's wells hold few NK cells, as three real donors' do. Not with the published effects
+    # of compounds: they would be ten times what they are.
+    known_losses: bool = False
 
 
 class _SourceSettings(Settings):

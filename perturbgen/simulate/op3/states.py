@@ -204,16 +204,14 @@ def select_survivors(
     a well is made of.
     """
     about = settings.states
-    if not about.selectivity or not about.selective:
-        return effects
     survival = effects.survival.copy()
     free = [str(name) for name in survival if name != VEHICLE and name not in _KNOWN_LOSS]
-    count = round(about.selective * len(free))
+    count = round(about.selective * len(free)) if about.selectivity else 0
     chosen, types = rng.permutation(free)[:count], rng.integers(len(CELL_TYPES), size=count)
     loss = rng.permutation(_SELECTIVE.ppf((np.arange(count) + 0.5) / max(count, 1)))
     for name, i, amount in zip(chosen, types, loss, strict=True):
         survival.loc[CELL_TYPES[i], name] *= np.exp(-about.selectivity * amount)
-    for name, losses in _KNOWN_LOSS.items():
+    for name, losses in _KNOWN_LOSS.items() if about.known_losses else ():
         for start, amount in losses.items():
             harmed = [kind for kind in CELL_TYPES if kind.startswith(start)]
             survival.loc[harmed, survival.columns == name] *= np.exp(-amount)

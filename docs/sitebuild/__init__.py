@@ -1,0 +1,1 @@
+"""What builds the site beside Sphinx: tutorials that are run, pages written from the code."""
