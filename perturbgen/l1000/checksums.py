@@ -102,13 +102,13 @@ class MatrixSums:
 
 def sign(dataset: h5py.Dataset, values: np.ndarray) -> None:
     """Keep the CRC of ids or of a field with them."""
-    dataset.attrs[_CRC] = zlib.crc32(np.ascontiguousarray(values))
+    dataset.attrs[_CRC] = zlib.crc32(np.ascontiguousarray(values).data)
 
 
 def require_signed(values: np.ndarray, dataset: h5py.Dataset, path: Path) -> np.ndarray:
     """Ids or a field as they were written; the same, for files whose datasets have no CRC."""
     known: Any = dataset.attrs.get(_CRC)
-    if known is not None and known != zlib.crc32(np.ascontiguousarray(values)):
+    if known is not None and known != zlib.crc32(np.ascontiguousarray(values).data):
         raise _changed(path, dataset.name)
     return values
 
