@@ -64,7 +64,7 @@ def main(
     make(run, settings)
     say(
         f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, "
-        f"{run / 'de.html'} the tests"
+        f"{run / 'de.html'} the tests, {run / 'cells.html'} real beside generated cells"
     )
     say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
     say(f"generated    {run / 'generated'} (cells of the conditions that nobody measured)")
@@ -102,8 +102,21 @@ def make(run: Path, settings: Demo) -> None:
     log.info("training %s without the conditions to predict", " and ".join(NAMES.values()))
     options = {"epochs": settings.epochs, "replicates": settings.replicates, "seed": settings.seed}
     methods = train_models(cells, wanted, run, **options)
+    draw_cells(run, Path(methods[SUBMITTED]["run"]), seed=settings.seed)
     generate(Path(methods[SUBMITTED]["run"]), cells, wanted, run / "generated", seed=settings.seed)
     submit(compare_methods(folder, run, methods)[SUBMITTED], folder, run / "submission.csv")
+
+
+def draw_cells(run: Path, trained: Path, *, seed: int) -> None:
+    """The page of real beside generated cells, on which planted states colour the latent space."""
+    import pandas as pd
+
+    from perturbgen.train import cells_page, load_run
+
+    model = load_run(trained)
+    states = pd.read_parquet(run / "competition" / "truth_states.parquet").set_index("obs_id")
+    page = cells_page(model, model.open_cells(run / "counts.h5ad"), states=states, seed=seed)
+    page.write(run / "cells.html")
 
 
 def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[str, pd.DataFrame]:
@@ -125,7 +138,11 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
         run / "comparison",
         title="Who predicts the withheld conditions best?",
         report=(run / "report.html").absolute(),
-        links={"the cells": "summary.html", "differential expression": "de.html"},
+        links={
+            "the cells": "summary.html",
+            "real beside generated cells": "cells.html",
+            "differential expression": "de.html",
+        },
     )
     show_comparison(found)
     raise_failures(found, run / "comparison")

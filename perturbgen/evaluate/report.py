@@ -62,7 +62,7 @@ def report_page(
     for sentence in rest:
         page.text(sentence)
     for warning in warnings:
-        page.block(f'<p class="warning">{escape(warning)}</p>')
+        page.warning(warning)
     page.text(text.describe())
     page.section("Ranking", text.headline_note())
     page.table(_unbroken(text.headline_records()))
