@@ -102,14 +102,10 @@ class CellModel:
         ``stopping``, and the settings of ``[training]`` by name (``batch_size``, ``threads``, ...).
         """
         from perturbgen.data import CountStore
-        from perturbgen.train import CELLS, RunSettings, load_run
+        from perturbgen.train import CELLS, load_run
 
         if epochs is not None:
             training["epochs"] = epochs
-            if annealing is None and self._asked["model"]["kind"] != "dgd":
-                # The usual warm-up would take all of a short training, and never end.
-                warmup = RunSettings.model_fields["annealing"].default.warmup
-                annealing = {"warmup": min(warmup, epochs // 2)}
         sections = {"training": training, "annealing": annealing, "stopping": stopping}
         given = {name: dict(values) for name, values in sections.items() if values}
         data = {"path": _IN_MEMORY, "validation": validation}

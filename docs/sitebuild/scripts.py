@@ -26,7 +26,7 @@ _RUNNER = Path(__file__).with_name("run_cells.py")
 _PAGE = re.compile(r"^\{page\} (?P<file>\S+)(?: (?P<title>.+))?$", re.M)
 _IMAGE = re.compile(r"!\[[^\]]*\]\((?P<file>[\w./-]+\.png)\)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_SLOW = 300  # seconds after which a tutorial is stopped: it is no tutorial any more
+_SLOW = 900  # seconds after which a tutorial is stopped: it is no tutorial any more
 
 
 class TutorialError(Exception):
@@ -136,6 +136,7 @@ def _execute(tutorial: Tutorial, where: Path) -> dict[str, object]:
         "COLUMNS": "96",
         "NO_COLOR": "1",
         "TMPDIR": str(temporary),
+        "PERTURBGEN_DATA": "",
         "REPOSITORY": str(ROOT),  # for the few tutorials that use files of it
         # two tutorials run at a time, so that each may use one core
         "OMP_NUM_THREADS": "1",

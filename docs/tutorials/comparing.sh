@@ -93,5 +93,5 @@ perturbgen compare compare.toml --out comparison
 #
 # {page} comparison/report.html The report of this comparison
 #
-# [Metrics](../reference/metrics.md) says what each number means. With so small an
+# [Reading the report](report.md) says what each number means. With so small an
 # experiment the intervals are wide; that is what they are for.

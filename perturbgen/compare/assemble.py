@@ -18,7 +18,7 @@ import pandas as pd
 
 from perturbgen.compare.folds import Fold
 from perturbgen.compare.grid import PROCESSES, Job, Outcome, run_jobs
-from perturbgen.compare.methods import Method
+from perturbgen.compare.methods import Method, extensions_of
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.console import progress
@@ -35,12 +35,14 @@ from perturbgen.core.runs import environment
 from perturbgen.core.tables import CONDITION, NAMES, read_frame, require_columns, with_compound
 from perturbgen.evaluate import (
     HEADLINE,
+    METRICS,
     Scorecard,
     Values,
     choose_metrics,
     effect_sizes,
     find_labels,
     join_scores,
+    require_kept,
     strata,
 )
 
@@ -113,6 +115,7 @@ class Comparison:
             "adjusted_p": asked.adjust,
             "data": self.settings.data.model_dump(exclude_defaults=True),
             **({"trained runs": self.runs} if self.runs else {}),
+            **({"extensions": brought} if (brought := extensions_of(self.settings)) else {}),
         }
         effect = effect_sizes(Values(truth.to_numpy(), asked.level, asked.adjust), truth.index)
         return Scorecard(
@@ -300,12 +303,13 @@ def _run_all(jobs: list[Job], scheduler: str, workers: int | None) -> dict[Job, 
 
 def _check_metrics(settings: CompareSettings) -> None:
     """The metrics exist and can be computed, the headline is among them."""
-    names = {
-        metric.name
-        for metric in choose_metrics(
-            settings.score.metrics, reference=True, layout=bool(settings.score.layout)
-        )
-    }
+    chosen = choose_metrics(
+        settings.score.metrics, reference=True, layout=bool(settings.score.layout)
+    )
+    for metric in chosen:
+        if metric.code:  # told now: every job would fail with it
+            require_kept(METRICS.extension(metric.name))
+    names = {metric.name for metric in chosen}
     for name in settings.score.headline or ():
         if name not in names:
             raise ConfigError(f"score.headline: {name!r} is not computed", fix=suggest(name, names))

@@ -8,7 +8,7 @@ from perturbgen.evaluate.catalogue import (
     open_problems_mean_score,
 )
 from perturbgen.evaluate.cells import held_out_nll
-from perturbgen.evaluate.contract import metric_breaches
+from perturbgen.evaluate.contract import metric_breaches, require_kept
 from perturbgen.evaluate.labels import effect_sizes, find_labels, place, strata
 from perturbgen.evaluate.markdown import ScorecardText, markdown_table
 from perturbgen.evaluate.report import report_page

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Final
 
 import pandas as pd
 
-from perturbgen.core.errors import ConfigError
+from perturbgen.core.errors import ConfigError, PerturbgenError
 from perturbgen.core.extensions import Catalogue
 from perturbgen.evaluate.cells import CELL_METRICS
 from perturbgen.evaluate.foreign import adopt
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from perturbgen.evaluate.values import Metric
+
+_log = logging.getLogger(__name__)
 
 _BUILT_IN: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
 METRICS: Final = Catalogue("metric", _BUILT_IN, adopt)
@@ -68,13 +72,29 @@ def choose_metrics(
     given = {"cells": cells, "tables": not cells, "reference": reference, "layout": layout}
     possible = [name for name, is_given in given.items() if is_given]
     if names is None:
-        return [metric for metric in METRICS.values() if metric.needs in possible]
+        every = [metric for metric in METRICS.values() if metric.needs in possible]
+        return [metric for metric in every if not metric.code or _can_be_used(metric.name)]
     chosen = [METRICS[name] for name in dict.fromkeys(names)]
     for metric in chosen:
         if metric.needs not in possible:
             found, fix = _EXPLAIN[metric.needs]
             raise ConfigError(f"{metric.name} {found}", cause=metric.definition, fix=fix)
     return chosen
+
+
+@lru_cache
+def _can_be_used(name: str) -> bool:
+    """Whether a metric that nobody asked for keeps its promises; one that does not is told once."""
+    from perturbgen.evaluate.contract import metric_breaches
+
+    extension = METRICS.extension(name)
+    try:
+        wrong = "; ".join(metric_breaches(extension))
+    except PerturbgenError as error:
+        wrong = error.what.removeprefix(f"{extension} ")
+    if wrong:
+        _log.warning("%s is left out: it %s", extension, wrong)
+    return not wrong
 
 
 def open_problems_mean_score(values: pd.Series, worst: pd.Series) -> float:

@@ -13,6 +13,13 @@ from perturbgen.evaluate.cells import cell_pair
 from perturbgen.evaluate.values import Pair, Values
 
 
+def require_kept(extension: Extension) -> None:
+    """An error where a metric breaks what it promises; all of it is in there."""
+    found = list(metric_breaches(extension))
+    if found:
+        raise extension.broken("; ".join(found))
+
+
 def metric_breaches(extension: Extension) -> Iterator[str]:
     """A truth with a perfect, a noisy and no prediction."""
     metric = METRICS[extension.name]

@@ -140,7 +140,7 @@ def _tables_section(page: Page, card: Scorecard) -> None:
         [
             {
                 "metric": metric.title,
-                "what it tells": metric.meaning,
+                "what it tells": metric.meaning or "-",  # of an extension
                 "better": "more" if metric.higher_is_better else "less",
                 "range": f"{metric.low:g} to {metric.high:g}".replace("inf", "∞"),
                 "definition": metric.definition,

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import wraps
 from inspect import isabstract, signature
+from types import FunctionType
 from typing import Any, Final
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from perturbgen.core.extensions import Catalogue, Extension, settings_of
 from perturbgen.models.base import LatentModel
@@ -91,19 +93,33 @@ def _watched(model: LatentModel, extension: Extension, n_genes: int) -> LatentMo
         if bool((found < 0).any()):
             raise extension.broken("samples counts below 0")
 
-    for name, check in (("forward", terms), ("encode", points), ("sample", draws)):
-        setattr(model, name, _checked(getattr(model, name), name, check, extension))
+    checks: dict[str, Callable[..., None]] = {"forward": terms, "encode": points, "sample": draws}
+    for name in {*checks, *_own_methods(type(model))}:
+        setattr(model, name, _checked(getattr(model, name), name, checks.get(name), extension))
     return model
 
 
+def _own_methods(kind: type[LatentModel]) -> set[str]:
+    """The methods that are not ours, and that others may call."""
+    theirs = [base for base in kind.__mro__ if not base.__module__.startswith("perturbgen.")]
+    ours = {name for name in dir(LatentModel) if name[0] != "_" and name not in dir(Module)}
+    return {
+        name
+        for base in theirs
+        for name, method in vars(base).items()
+        if name in ours and isinstance(method, FunctionType)
+    }
+
+
 def _checked(
-    method: Callable[..., Any], name: str, check: Callable[..., None], extension: Extension
+    method: Callable[..., Any], name: str, check: Callable[..., None] | None, extension: Extension
 ) -> Callable[..., Any]:
     @wraps(method)
     def call(*given: Any, **named: Any) -> Any:
         with extension.blamed(f"fails in {name}"):
             found = method(*given, **named)
-        check(found, *given)
+        if check is not None:
+            check(found, *given)
         return found
 
     return call

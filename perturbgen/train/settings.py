@@ -162,6 +162,9 @@ class _ModelSettings(Settings):
         return self
 
 
+_OLD_WARMUP = 20
+
+
 class Annealing(Settings):
     """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` in a warm-up."""
 
@@ -172,6 +175,12 @@ class Annealing(Settings):
     warmup: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     unit: Literal["epochs", "steps"] = "epochs"
     cycles: Count = 4  # of "cyclic": half of each rises, half stays
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was said of it; 20 was the default that older runs have stored."""
+        told = self.changed(set(type(self).model_fields))
+        return any(name != "warmup" or self.warmup != _OLD_WARMUP for name in told)
 
 
 class Stopping(Settings):
@@ -271,7 +280,7 @@ class RunSettings(LoopSettings):
     def conditions_exist(self) -> RunSettings:
         """Settings that name a condition name one of the run's, and nothing is set in vain."""
         model = self.model
-        if model.kind == "dgd" and self.annealing.changed(set(Annealing.model_fields)):
+        if model.kind == "dgd" and self.annealing.given:
             raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
         rates = self.training.changed({"mixture_rate", "representation_rate"})
         if model.kind in ("nbvae", "gaussian_vae") and rates:

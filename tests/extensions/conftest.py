@@ -11,6 +11,7 @@ import pytest
 from perturbgen.baselines import REGISTRY
 from perturbgen.core import extensions
 from perturbgen.evaluate import METRICS
+from perturbgen.evaluate.catalogue import _can_be_used
 from perturbgen.models import MODELS
 
 Install = Callable[..., Path]
@@ -27,6 +28,7 @@ def fresh() -> Iterator[Callable[[], None]]:
                 del sys.modules[name]
         extensions._named_in.cache_clear()
         extensions._load.cache_clear()
+        _can_be_used.cache_clear()
         for catalogue in (METRICS, REGISTRY, MODELS):
             catalogue._adopted.clear()
             catalogue._told.clear()

@@ -41,12 +41,13 @@ class Mean:
     def predict(self, conditions):
         return pd.DataFrame([self.mean] * len(conditions), conditions)
 """
-METRIC = """
+COMPUTE = "(np.sign(t.truth.values) == np.sign(t.prediction.values)).mean(axis=1)"
+METRIC = f"""
 import numpy as np
 from perturbgen.evaluate import Metric
 
-HALF = Metric("whatever", "Half", "Always a half.", lambda t: np.full(len(t.groups), 0.5), "half",
-              higher_is_better=True, high=1)
+SIGNS = Metric("whatever", "Signs", "Share of genes that go the right way.",
+               lambda t: {COMPUTE}, "chance: a half", higher_is_better=True, high=1)
 """
 
 
@@ -82,14 +83,14 @@ def test_a_file_in_the_working_directory_will_do(
 
 
 def test_a_metric_is_scored_by_the_name_that_it_was_asked_for(install: Install) -> None:
-    install("brought", METRIC, metric_half="brought:HALF")
-    assert METRICS["half"].name == "half"
-    found = score(TABLE, TABLE, metrics=["half", "brought:HALF"])
-    assert list(found.index) == ["half", "brought:HALF"]
-    assert (found == 0.5).all(axis=None)
-    assert "half" in score(TABLE, TABLE).index, "what is installed is computed"
-    with pytest.raises(ConfigError, match="no metric 'haff': did you mean 'half'"):
-        score(TABLE, TABLE, metrics=["haff"])
+    install("brought", METRIC, metric_signs="brought:SIGNS")
+    assert METRICS["signs"].name == "signs"
+    found = score(TABLE, TABLE, metrics=["signs", "brought:SIGNS"])
+    assert list(found.index) == ["signs", "brought:SIGNS"]
+    assert (found == 1).all(axis=None)
+    assert "signs" in score(TABLE, TABLE).index, "what is installed is computed"
+    with pytest.raises(ConfigError, match="no metric 'sings': did you mean 'signs'"):
+        score(TABLE, TABLE, metrics=["sings"])
 
 
 def test_names_that_clash_are_told_and_the_rest_goes_on(
@@ -116,20 +117,20 @@ def test_names_that_clash_are_told_and_the_rest_goes_on(
         ("import something_that_is_not_there", "No module named 'something_that_is_not_there'"),
         ("1 / 0", r"ZeroDivisionError: division by zero \(brought.py, line 1\)"),
         ("raise SystemExit(3)", "SystemExit: 3"),
-        ("HALF = 3", "is of type int"),
-        ("def HALF(): return 3", "is of type int"),
+        ("SIGNS = 3", "is of type int"),
+        ("def SIGNS(): return 3", "is of type int"),
     ],
 )
 def test_an_entry_point_that_fails_is_named_and_the_rest_goes_on(
     install: Install, caplog: pytest.LogCaptureFixture, code: str, said: str
 ) -> None:
-    install("brought", code, metric_half="brought:HALF")
+    install("brought", code, metric_signs="brought:SIGNS")
     with caplog.at_level(logging.WARNING, logger="perturbgen"):
         assert score(TABLE, TABLE).shape[0] > 10
-    assert "'half'" in caplog.text
+    assert "'signs'" in caplog.text
     assert "brought 1.0" in caplog.text
     with pytest.raises(ExtensionError, match=said):
-        score(TABLE, TABLE, metrics=["half"])
+        score(TABLE, TABLE, metrics=["signs"])
 
 
 @pytest.mark.parametrize(
@@ -143,14 +144,17 @@ def test_an_entry_point_that_fails_is_named_and_the_rest_goes_on(
     ],
 )
 def test_a_metric_that_breaks_its_promise_is_named(
-    install: Install, compute: str, said: str
+    install: Install, caplog: pytest.LogCaptureFixture, compute: str, said: str
 ) -> None:
-    code = METRIC.replace("lambda t: np.full(len(t.groups), 0.5)", compute)
-    install("brought", code, metric_half="brought:HALF")
+    code = METRIC.replace(f"lambda t: {COMPUTE}", compute)
+    install("brought", code, metric_signs="brought:SIGNS")
     kept = TABLE.copy()
-    with pytest.raises(ExtensionError, match=rf"the metric 'half'.*brought 1.0 .*{said}"):
-        score(TABLE, TABLE, metrics=["half"])
+    with pytest.raises(ExtensionError, match=rf"the metric 'signs'.*brought 1.0 .*{said}"):
+        score(TABLE, TABLE, metrics=["signs"])
     pd.testing.assert_frame_equal(TABLE, kept)
+    with caplog.at_level(logging.WARNING, logger="perturbgen"):
+        assert "signs" not in score(TABLE, TABLE).index, "nobody asked for it: the rest goes on"
+    assert "'signs' (brought:SIGNS) of brought 1.0 is left out: it " in caplog.text
 
 
 @pytest.mark.parametrize(

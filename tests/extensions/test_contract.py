@@ -16,7 +16,7 @@ from perturbgen.models import MODELS, own_settings
 from perturbgen.train import model_breaches
 
 from .conftest import Install
-from .test_catalogue import MEAN, METRIC
+from .test_catalogue import COMPUTE, MEAN, METRIC
 
 QUICK = ("zeros", "additive", "random_draw", "ground_truth", "kernel_ridge", "neighbours")
 
@@ -58,43 +58,34 @@ def test_what_a_baseline_breaks(install: Install, body: str, said: str) -> None:
         check_extension("brought:Mean")
 
 
+ERROR = "np.abs(t.truth.values - t.prediction.values)"
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("compute", "options", "said"),
     [
-        ("np.full(len(t.groups), 0.5)", "np.random.random(len(t.groups))", "asked again"),
-        ("np.full(len(t.groups), 0.5)", "np.full(len(t.groups), np.nan)", "has no value"),
-        ("np.full(len(t.groups), 0.5)", "np.zeros((len(t.groups), 1))", r"shape \(12, 1\)"),
-        ("np.full(len(t.groups), 0.5)", "np.full(len(t.groups), 1.5)", "gives 1.5"),
-        ('0.5), "half"', '0.5), "half", zeros=0.0', "gives zeros 0.5, and says 0"),
-        (
-            "np.full(len(t.groups), 0.5)",
-            "np.tanh(np.abs(t.truth.values - t.prediction.values).mean(axis=1))",
-            "prefers a noisy prediction",
-        ),
-        (
-            "np.full(len(t.groups), 0.5)",
-            "1 - np.tanh(np.abs(t.truth.values - t.prediction.values)[:, 0])",
-            "depends on the order of genes",
-        ),
-        (
-            'np.full(len(t.groups), 0.5), "half"',
-            "1 / (1 + np.abs(t.truth.values - t.prediction.values).mean(axis=1)), 'x', "
-            "scale_free=True",
-            "says that it is scale_free",
-        ),
-        (
-            "np.full(len(t.groups), 0.5)",
-            "1 / (1 + np.abs(t.truth.values - t.prediction.values).mean())"
-            " * np.ones(len(t.groups))",
-            "compares conditions with each other",
-        ),
+        ("np.random.random(len(t.groups))", "", "asked again"),
+        ("np.full(len(t.groups), np.nan)", "", "has no value"),
+        ("np.zeros((len(t.groups), 1))", "", r"shape \(12, 1\)"),
+        ("np.full(len(t.groups), 1.5)", "", "gives 1.5"),
+        ("np.full(len(t.groups), 0.5)", "", "gives a perfect prediction 0.5, and says that 1"),
+        (COMPUTE, ", zeros=0.5", "gives zeros 0, and says 0.5"),
+        (f"np.tanh({ERROR}.mean(axis=1))", "", "prefers a noisy prediction"),
+        (f"1 - np.tanh({ERROR}[:, 0])", "", "depends on the order of genes"),
+        (f"1 / (1 + {ERROR}.mean(axis=1))", ", scale_free=True", "says that it is scale_free"),
+        (f"np.ones(len(t.groups)) / (1 + {ERROR}.mean())", "", "compares conditions with each"),
     ],
 )
-def test_what_a_metric_breaks(install: Install, old: str, new: str, said: str) -> None:
-    assert old in METRIC
-    install("brought", METRIC.replace(old, new))
+def test_what_a_metric_breaks(install: Install, compute: str, options: str, said: str) -> None:
+    code = METRIC.replace(COMPUTE, compute).replace(", high=1", f", high=1{options}")
+    install("brought", code)
     with pytest.raises(ExtensionError, match=said):
-        check_extension("brought:HALF")
+        check_extension("brought:SIGNS")
+
+
+def test_a_metric_that_keeps_its_promises(install: Install) -> None:
+    install("brought", METRIC)
+    check_extension("brought:SIGNS")
 
 
 MODEL = """
@@ -188,6 +179,12 @@ def test_a_model_of_its_own_parts_keeps_its_promises(install: Install) -> None:
     check_extension("brought:Own")
     assert own_settings("brought:Own", {"width": 2}) == {"width": 2}
     assert own_settings("brought:Own", {}) == {"width": 4}
+
+
+def test_where_else_a_model_may_fail_its_name_is_told(install: Install) -> None:
+    install("brought", OWN.replace("return torch.randn(n", "return torch.rondn(n"))
+    with pytest.raises(ExtensionError, match=r"fails in prior_sample: AttributeError.*line"):
+        check_extension("brought:Own")
 
 
 def test_a_parameter_that_is_never_trained_is_found(install: Install) -> None:

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from perturbgen.cli import _run
@@ -120,6 +122,11 @@ def test_it_shows_up_in_a_comparison(
     assert "Strongest sign" in (tmp_path / "out" / "report.html").read_text()
     told = json.loads((tmp_path / "out" / "scorecard.json").read_text())
     assert "strongest_sign" in json.dumps(told["metrics"])
+    assert [text.partition(" (")[0] for text in told["info"]["extensions"]] == [
+        "the baseline 'shrunk_compound'",
+        "the baseline 'perturbgen_example:ShrunkCompound'",
+        "the metric 'strongest_sign'",
+    ]
     assert _run(["compare", "compare.toml", "--out", "out", "--workers", "1"]) == 0
     assert "6 cached" in capsys.readouterr().out
     # Other code of the same name is another method, and another metric.
@@ -136,8 +143,6 @@ def test_a_broken_one_fails_alone(
     capsys: pytest.CaptureFixture[str],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    import pandas as pd
-
     module = installed / "perturbgen_example.py"
     module.write_text(module.read_text().replace("fillna(0.0)", "fillna(1 / 0)"))
     index = pd.MultiIndex.from_product([["A", "B", "C"], list("xyz")])
@@ -155,3 +160,36 @@ def test_a_broken_one_fails_alone(
     assert "the baseline 'shrunk_compound'" in failures
     assert "ZeroDivisionError: division by zero (perturbgen_example.py, line" in failures
     assert "Traceback" not in failures
+
+
+def test_a_metric_that_is_asked_for_and_broken_ends_a_comparison_before_it_begins(
+    installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = installed / "perturbgen_example.py"
+    module.write_text(module.read_text().replace("return (agreement + 1) / 2", "return agreement"))
+    index = pd.MultiIndex.from_product([["A", "B", "C"], list("xyz")])
+    labels = index.set_names(["cell_type", "sm_name"])
+    table = pd.DataFrame(np.arange(9.0)[:, None], labels, ["g1"])
+    table.reset_index().to_parquet("de_train.parquet")
+    text = COMPARE.replace('["B cells"]', '["A"]').partition("[methods.shrunk_compound]")[0]
+    asked = 'metrics = ["strongest_sign", "mean_rowwise_rmse"]\nheadline = ["strongest_sign"]'
+    Path("compare.toml").write_text(f"{text}\n[score]\n{asked}")
+    assert _run(["compare", "compare.toml", "--out", "out"]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("ExtensionError: the metric 'strongest_sign'")
+    assert "Traceback" not in said
+    assert not list((tmp_path / "out").glob("cells/*"))
+
+
+def test_a_model_that_fails_in_training_is_named(
+    installed: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module = installed / "perturbgen_example.py"
+    module.write_text(module.read_text().replace("clamp(min=self.free)", "clump(min=self.free)"))
+    make_cells().write_h5ad("released.h5ad")
+    Path("train.toml").write_text(TRAIN)
+    assert _run(["train", "train.toml", "--accelerator", "cpu"]) == 1
+    said = capsys.readouterr().err
+    assert "ExtensionError: the model 'free_bits' (perturbgen_example:FreeBits)" in said
+    assert "has no attribute 'clump' (perturbgen_example.py, line" in said
+    assert "Traceback" not in said
