@@ -15,6 +15,7 @@ from perturbgen.core.errors import InputError
 from perturbgen.core.files import require_file, require_writable, staged
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from perturbgen.data.guess import Guesses
@@ -190,7 +191,7 @@ def _withheld(obs: pd.DataFrame, guesses: Guesses) -> tuple[pd.DataFrame, str | 
     return chosen[list(CONDITION)], _split_text(labels, hidden)
 
 
-def _split_text(labels: pd.MultiIndex, hidden: object) -> str:
+def _split_text(labels: pd.MultiIndex, hidden: np.ndarray) -> str:
     """A split file of conditions."""
     from tempfile import TemporaryDirectory
 
