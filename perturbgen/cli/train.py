@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from perturbgen.cli.options import (
     Accelerator,
+    Columns,
     Device,
     Devices,
     DryRun,
@@ -30,6 +32,9 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from perturbgen.train import Recipe
 
+log = logging.getLogger(__name__)
+
+_IGNORED = 0.3  # of the real differences between conditions
 _Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
@@ -126,6 +131,7 @@ def _encode(
         Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")
     ],
     key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
+    columns: Columns = None,
     layer: Layer = None,
     device: Device = "auto",
 ) -> None:
@@ -142,7 +148,7 @@ def _encode(
 
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
-    store = trained.open_cells(file, layer=layer)
+    store = trained.open_cells(file, layer=layer, columns=columns)
     latents = CellJudge(trained, store).latents()
     adata = AnnData(
         obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
@@ -156,10 +162,17 @@ def _evaluate(
     run: RunFolder,
     file: _Cells,
     part: Annotated[
-        str | None, typer.Option(help="Only the run's cells of this part: train, validation.")
+        str | None,
+        typer.Option(
+            help="Only the run's cells of this part: train, validation, or another of its split."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="A page (.html) of real beside generated cells.")
+    ] = None,
+    columns: Columns = None,
     layer: Layer = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -174,16 +187,28 @@ def _evaluate(
 
     Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
     """
-    from perturbgen.train import load_run
+    from perturbgen.train import cells_page, load_run
     from perturbgen.train.heldout import CellJudge
 
     if out is not None:
         check_output(out, ".json")
+    if plots is not None:
+        check_output(plots, ".html", option="--plots")
     trained = load_run(run, device=device)
-    store = trained.open_cells(file, layer=layer, part=part)
+    store = trained.open_cells(file, layer=layer, columns=columns, part=part)
     found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
+    if plots is not None:
+        cells_page(trained, store, seed=seed).write(plots)
     if out is not None:
         _save_json(found, out)
+    ratio = found["predictive"].get("between_conditions_generated_over_real")
+    if ratio is not None and ratio < _IGNORED:
+        log.warning(
+            "generated cells of different conditions differ %.2g times as much as real ones: the "
+            "model hardly uses its conditions, and predictions of them will be weak. A way out is "
+            '[model.decoder] additive = true, or more epochs, or kind = "dgd"',
+            ratio,
+        )
     if as_json:
         show_table([found], as_json=True)
         return

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -29,19 +29,22 @@ class CellData(Settings):
 
     path: Path  # an h5ad file or zarr folder of raw counts, or a folder of competition files
     layer: str | None = None
+    columns: Path | None = None  # a column map (TOML), where the file has other names than ours
     on_disk: bool = False  # read batches from the file instead of memory
     split: Path | None = None  # a split file; its parts "train" and, if there is one, "validation"
-    validation: Chance = 0.1  # share of the cells, where there is no split file
+    # Share of the (training) cells; 0.1 where there is no split file, none of those that one names.
+    validation: Chance | None = None
 
     def open(self) -> CountStore:
         """The counts, checked to be raw, with their obs."""
         from perturbgen.core.h5ad import open_h5ad
-        from perturbgen.data import CountStore, read_competition, take_layer
+        from perturbgen.data import CountStore, our_obs, read_competition, read_h5ad, take_layer
 
-        if self.on_disk:
-            return CountStore.open(self.path, layer=self.layer)
-        if self.path.suffix == ".zarr":
-            return CountStore.open(self.path, layer=self.layer).to("cpu")
+        if self.on_disk or self.path.suffix == ".zarr":
+            store = CountStore.open(self.path, layer=self.layer)
+            if self.columns is not None:
+                store = replace(store, obs=our_obs(store.obs, self.columns, self.path))
+            return store if self.on_disk else store.to("cpu")
         if self.path.is_dir():
             if self.layer:
                 raise InputError(
@@ -49,13 +52,18 @@ class CellData(Settings):
                     "which has no layers"
                 )
             return CountStore.from_adata(read_competition(self.path))
+        if self.columns is not None:
+            named = read_h5ad(self.path, self.columns, layer=self.layer, checked=False)
+            return CountStore.from_adata(named)
         return CountStore.from_adata(take_layer(open_h5ad(self.path), self.layer, self.path))
 
 
 class _ConditionSettings(Settings):
     """How one column of obs conditions the model."""
 
-    encoding: Literal["onehot", "embedding", "descriptors", "label"] = "onehot"
+    # "combination": A+B has the features of A and of B, so that one never measured has some, too
+    encoding: Literal["onehot", "embedding", "descriptors", "combination", "label"] = "onehot"
+    control: str | None = None  # of a "combination": the part that is nothing, as in A+ctrl
     width: Count = 16  # features of an embedding, or of mapped descriptors
     dropout: Chance = 0.0  # how often a training cell's category is withheld
     # A table (csv or parquet) with a row per category: SMILES in "smiles", else numbers.
@@ -271,6 +279,26 @@ class RunSettings(LoopSettings):
     model: _ModelSettings = _ModelSettings()
     training: _CellTraining = _CellTraining()
 
+    @classmethod
+    def load(cls, path: str | Path | None = None, **options: Any) -> Self:
+        """As any settings; files named in the file ``path`` are looked for beside it first."""
+        found = super().load(path, **options)
+        return found if path is None else found._beside(Path(path).parent)
+
+    def _beside(self, folder: Path) -> Self:
+        """With the paths of files that lie in ``folder``, whatever the working directory is."""
+
+        def near(path: Path | None) -> Path | None:
+            return folder / path if path is not None and (folder / path).exists() else path
+
+        files = {name: near(getattr(self.data, name)) for name in ("path", "split", "columns")}
+        conditions = {
+            name: one.model_copy(update={"descriptors": near(one.descriptors)})
+            for name, one in self.conditions.items()
+        }
+        data = self.data.model_copy(update=files)
+        return self.model_copy(update={"data": data, "conditions": conditions})
+
     @property
     def anneals(self) -> bool:
         """Whether the weight of a term rises: a dgd has none of that kind."""
@@ -296,7 +324,10 @@ class RunSettings(LoopSettings):
                     f"condition {name!r}: encoding 'descriptors' and a file of descriptors "
                     "go together"
                 )
-            if condition.unknown and condition.descriptors is not None:
+            if condition.control is not None and condition.encoding != "combination":
+                raise ValueError(f"condition {name!r}: 'control' is of encoding 'combination' only")
+            described = condition.descriptors is not None or condition.encoding == "combination"
+            if condition.unknown and described:
                 raise ValueError(
                     f"condition {name!r}: what has no descriptors cannot be 'unknown'; "
                     "add rows for it"
