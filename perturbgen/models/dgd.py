@@ -183,8 +183,8 @@ class DGD(LatentModel):
         """Representations of new cells, from the best of some points on.
 
         Those are the component means and some training cells' points; where there are several
-        components, the ``starts`` best means are searched from, too. A search (:func:`minimise`) ends where ``steps`` are made, or
-        gain less than ``tolerance``.
+        components, the ``starts`` best means are searched from, too. A search (:func:`minimise`)
+        ends where ``steps`` are made, or gain less than ``tolerance``.
         """
         means = self._start_points()
         trained = self.representations.weight.detach()
