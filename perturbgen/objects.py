@@ -280,7 +280,11 @@ def _named(
 
 
 def _with_vehicle(cells: AnnData, vehicle: str | None) -> AnnData:
-    """The cells, which name their vehicle; the user's own object stays as it is."""
+    """The cells, in samples, which name their vehicle; the user's own object stays as it is."""
+    from perturbgen.data import sampled
+
+    if "compound" in cells.obs:
+        cells = sampled(cells)
     if vehicle is None or cells.uns.get("vehicle") == vehicle:
         return cells
     from anndata import AnnData

@@ -96,9 +96,9 @@ def test_what_is_saved_is_what_is_loaded(
 
 
 def test_a_short_training_has_a_short_warm_up(cells: AnnData) -> None:
-    model = pg.NBVAE(cells, **QUICK).train(epochs=1, accelerator="cpu", threads=1)
-    assert model.run.settings.annealing.warmup == 0
-    given = pg.NBVAE(cells, **QUICK).train(1, annealing={"warmup": 3}, accelerator="cpu", threads=1)
+    model = pg.NBVAE(cells, **QUICK).train(epochs=4, accelerator="cpu", threads=1)
+    assert model.run.settings.annealing.warmup == 1
+    given = pg.NBVAE(cells, **QUICK).train(4, annealing={"warmup": 3}, accelerator="cpu", threads=1)
     assert given.run.settings.annealing.warmup == 3
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,7 @@ import typer
 from pydantic import Field
 
 sys.path.insert(0, str(Path(__file__).parent))
-from models import NAMES, generate, train_models
+from models import NAMES, as_method, generate, split_cells, train_model, training_aside
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.config import Settings
@@ -74,36 +75,58 @@ def main(
 
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
-    from perturbgen.data import pseudobulk, read_competition, read_conditions, validate, write_h5ad
-    from perturbgen.data.pictures import summary_page
-    from perturbgen.de import flavour_table
-    from perturbgen.de.plots import de_page
+    from perturbgen.data import read_competition, read_conditions, validate, write_h5ad
     from perturbgen.simulate import simulate
 
+    began = time.monotonic()
     log.info("simulating the experiment (preset %s, seed %d)", settings.preset, settings.seed)
     folder = simulate(settings.preset, seed=settings.seed, out=run / "competition")
     cells = read_competition(folder)
     validate(cells)
     write_h5ad(cells, run / "counts.h5ad")
-    bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
-    write_h5ad(bulk, run / "pseudobulk.h5ad")
-    log.info("drawing the report")
+    wanted = read_conditions(folder / "id_map.csv")
+    split_cells(cells, wanted, run, seed=settings.seed)
+    log.info("training %s without the conditions to predict", " and ".join(NAMES.values()))
+    options = {"epochs": settings.epochs, "seed": settings.seed}
+    with training_aside("dgd", run, **options) as dgd:
+        draw(cells, run, settings)
+        seconds = time.monotonic() - began
+        say(f"after {seconds:.0f} s  {run / 'summary.html'}: the first pictures, of the cells")
+        test(cells, run)
+        trained = {"nbvae": train_model("nbvae", run, **options), "dgd": dgd()}
+    methods = {
+        name: as_method(trained[kind], run, replicates=settings.replicates)
+        for kind, name in NAMES.items()
+    }
+    generate(trained["nbvae"], cells, wanted, run / "generated", seed=settings.seed)
+    submit(compare_methods(folder, run, methods)[SUBMITTED], folder, run / "submission.csv")
+    say(f"after {time.monotonic() - began:.0f} s  everything")
+
+
+def draw(cells: AnnData, run: Path, settings: Demo) -> None:
+    """The page of the cells."""
+    from perturbgen.data.pictures import summary_page
+
     summary = summary_page(
         cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}"
     )
     summary.block('<p>See also the <a href="report.html">comparison of methods</a>.</p>')
     summary.write(run / "summary.html")
+
+
+def test(cells: AnnData, run: Path) -> None:
+    """Sum the cells of each well and type, and test every compound."""
+    from perturbgen.data import pseudobulk, write_h5ad
+    from perturbgen.de import flavour_table
+    from perturbgen.de.plots import de_page
+
     log.info("differential expression")
+    bulk = pseudobulk(cells, by=["plate", "well", "cell_type"])
+    write_h5ad(bulk, run / "pseudobulk.h5ad")
     table = flavour_table(bulk, flavour="kaggle")
     table.write(run / "de.parquet")
     de_page(table).write(run / "de.html")
     log_projector(bulk, run)
-    wanted = read_conditions(folder / "id_map.csv")
-    log.info("training %s without the conditions to predict", " and ".join(NAMES.values()))
-    options = {"epochs": settings.epochs, "replicates": settings.replicates, "seed": settings.seed}
-    methods = train_models(cells, wanted, run, **options)
-    generate(Path(methods[SUBMITTED]["run"]), cells, wanted, run / "generated", seed=settings.seed)
-    submit(compare_methods(folder, run, methods)[SUBMITTED], folder, run / "submission.csv")
 
 
 def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[str, pd.DataFrame]:

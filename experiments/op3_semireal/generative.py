@@ -44,15 +44,20 @@ class Generative:
         latent: str,
         replicates: int,
         seed: int,
+        flavour: str = "kaggle",
     ) -> None:
-        self.trained, self.latent, self.replicates, self.seed = trained, latent, replicates, seed
+        self.trained, self.replicates, self.seed = trained, replicates, seed
+        self.base = {"seed": seed, "latent": latent, "replicates": replicates, "flavour": flavour}
         self.cells, self.wanted, self.sampler = cells, wanted, sampler
         self.name = NAMES[trained.settings.model.kind]
 
     def __call__(self) -> Predictions:
         """Predictions by name; those of the hidden known conditions have a name that says so."""
         found = seed_ways(self.trained, self.cells, self.wanted, self.sampler, self.seed)
-        found |= self.estimators() | self.routes()
+        return self.named(found | self.estimators() | self.routes())
+
+    def named(self, found: Predictions) -> Predictions:
+        """Predictions named after the model."""
         hidden = {name for name in found if not is_wanted(name)}
         named = {
             f"{self.name}: {name}": values for name, values in found.items() if name not in hidden
@@ -66,8 +71,7 @@ class Generative:
         self, estimators: tuple[str, ...], keep: tuple[int, ...] = (), **options: Any
     ) -> Any:
         """The pipeline with the experiment's settings, but for the options."""
-        base = {"seed": self.seed, "latent": self.latent, "replicates": self.replicates}
-        settings = PredictSettings(estimators=estimators, **(base | options))
+        settings = PredictSettings(estimators=estimators, **(self.base | options))
         return predict(
             self.trained, self.cells, self.wanted, settings, sampler=self.sampler, keep=keep
         )

@@ -19,6 +19,7 @@ from perturbgen.cli import (
     extensions,
     generate,
     images,
+    init,
     l1000,
     predict,
     retrieve,
@@ -38,6 +39,7 @@ _STOPPED = {130: "interrupted", 143: "ended by SIGTERM"}
 # in the order of --help: from data to predictions to their scores
 _NOUNS = (
     doctor,
+    init,
     data,
     simulate,
     tables,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -14,7 +15,11 @@ from perturbgen.core.errors import ConfigError, shorten
 from perturbgen.core.files import check_output, require_file
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from perturbgen.baselines import Baseline
+
+log = logging.getLogger(__name__)
 
 
 def _baselines(
@@ -56,7 +61,9 @@ def _baseline(
     name: Annotated[
         str, typer.Argument(help="Which; perturbgen baselines lists them.", show_default=False)
     ],
-    train: Annotated[Path, typer.Option(help="de_train.parquet, or the folder that holds it.")],
+    train: Annotated[
+        Path, typer.Option(help="de_train.parquet, its folder, or a table of perturbgen de.")
+    ],
     conditions: Annotated[
         Path, typer.Option(help="id_map.csv, or a CSV with cell_type and sm_name (or compound).")
     ],
@@ -94,7 +101,7 @@ def _baseline(
     import numpy as np
 
     from perturbgen.baselines import REGISTRY, find_baseline
-    from perturbgen.data import read_conditions, read_de
+    from perturbgen.data import read_conditions
 
     paths = [out]
     if interval is not None:
@@ -109,7 +116,7 @@ def _baseline(
         )
     model = _build(name, overrides or [], truth=truth, bulk=pseudobulk, smiles=smiles)
     wanted = read_conditions(conditions)
-    table = read_de(train)
+    table = _read_train(train)
     # after reading: what is reported is the method's own time
     start = time.perf_counter()
     model.fit(table, rng=np.random.default_rng(seed))
@@ -125,6 +132,25 @@ def _baseline(
     chosen = vars(model).get("chosen")
     if chosen and not as_json:
         say(f"settings chosen out of fold: {chosen}")
+
+
+def _read_train(path: Path) -> pd.DataFrame:
+    """The rows to learn from: de_train.parquet, its folder, or what perturbgen de writes."""
+    from perturbgen.compare import read_effects
+    from perturbgen.data import read_de
+    from perturbgen.de import DETable
+
+    if path.is_dir() or not path.is_file():
+        return read_de(path)
+    if path.suffix != ".h5ad" and not DETable.holds(path):
+        return read_de(path)
+    table = read_effects(path)
+    complete = table.notna().all()
+    if not complete.all():
+        # each cell type has its own filter; a baseline needs one set of genes
+        words = "%d of %d genes were not tested in every condition, and are left out"
+        log.warning(words, (~complete).sum(), len(complete))
+    return table.loc[:, complete]
 
 
 def _build(

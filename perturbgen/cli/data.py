@@ -16,6 +16,8 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from anndata import AnnData
 
+    from perturbgen.train import TrainedRun
+
 
 def _ingest_counts(
     source: Annotated[
@@ -76,10 +78,19 @@ def _ingest_counts(
     show_table([Overview(adata).summary()], title=f"wrote {out}", as_json=as_json)
 
 
-def load(source: Path, *, columns: Path | None, layer: str | None, vehicle: str | None) -> AnnData:
-    """Counts from a folder or a file, not yet checked."""
+def load(
+    source: Path,
+    *,
+    columns: Path | None,
+    layer: str | None,
+    vehicle: str | None,
+    run: TrainedRun | None = None,
+) -> AnnData:
+    """Counts from a folder or a file, not yet checked; a run's own file by the run's column map."""
     from perturbgen.data import read_competition, read_h5ad
 
+    if run is not None:
+        columns = columns or run.columns_of(source)
     if source.is_dir():
         _refuse_options(source, "a Kaggle folder", columns=columns, layer=layer)
         return read_competition(source)

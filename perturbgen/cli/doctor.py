@@ -33,9 +33,15 @@ _REQUIRED = (
     "plotly",
     "pooch",
     "tensorboard",
+    "umap-learn",
 )
 _OPTIONAL = {
-    "rdkit": "pip install 'perturbgen[chem]'",
+    "rdkit": "pip install 'perturbgen[chem]' (fingerprints of compounds)",
+    "distributed": "pip install 'perturbgen[cluster]' (compare on a Dask cluster)",
+    "openpyxl": "pip install 'perturbgen[excel]' (published tables of two experiments)",
+    "monai": "pip install 'perturbgen[images]' (DenseNets on images)",
+    "openTSNE": "pip install 'perturbgen[maps]' (t-SNE of images)",
+    "pyro-ppl": "pip install 'perturbgen[pyro]' (models as Pyro programs)",
     "rpy2": "pip install 'perturbgen[r]' (after R)",
 }
 _R_PACKAGES = {"limma": "r-bioc-limma", "edgeR": "r-bioc-edger", "statmod": "r-cran-statmod"}
@@ -62,7 +68,11 @@ def _python_rows() -> list[dict[str, Any]]:
     """Installed versions of the Python packages."""
     needed = {name: ("required", f"pip install {name}") for name in _REQUIRED}
     needed |= {name: ("optional", fix) for name, fix in _OPTIONAL.items()}
-    return [_row(name, package_version(name), kind, fix) for name, (kind, fix) in needed.items()]
+    rows = [_row(name, package_version(name), kind, fix) for name, (kind, fix) in needed.items()]
+    # two builds of one module: the one for CPUs alone is 300 MB smaller
+    build = next((x for x in ("xgboost", "xgboost-cpu") if package_version(x)), "xgboost-cpu")
+    version, fix = package_version(build), "pip install xgboost-cpu (xgboost for a GPU)"
+    return [*rows, _row(build, version, "required", fix)]
 
 
 def _device_rows() -> list[dict[str, Any]]:

@@ -172,7 +172,7 @@ def _generate(
     # Asked before any work; nothing is written until all input has been checked.
     folder = ReplicateFolder(out, about)
     folder.require()
-    adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
+    adata = load(cells, columns=columns, layer=layer, vehicle=vehicle, run=trained)
     validate(adata)
     # the samplers of an honest prediction have not seen what they foretell
     adata = without(trained.in_genes(adata), wanted)

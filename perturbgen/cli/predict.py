@@ -47,12 +47,12 @@ def _predict(
     conditions: ConditionsFile,
     out: _Predictions,
     estimator: Annotated[
-        str,
+        str | None,
         typer.Option(
             help="mean_t, anchored_t, plug_in, shrunk (anchored_t, shrunk), shrunk_mean or "
-            "shrunk_plug_in."
+            "shrunk_plug_in [default: shrunk, or anchored_t where nothing measured calibrates]."
         ),
-    ] = "shrunk",
+    ] = None,
     replicates: Annotated[
         str,
         typer.Option(
@@ -61,7 +61,16 @@ def _predict(
         ),
     ] = "auto",
     latent: Latent = "control",
-    flavour: Annotated[str, typer.Option(help="The recipe of the DE: kaggle or op3.")] = "kaggle",
+    flavour: Annotated[
+        str | None, typer.Option(help="A published recipe of the DE: kaggle or op3.")
+    ] = None,
+    design: Annotated[
+        str | None,
+        typer.Option(
+            help='The design of the DE, e.g. "~0 + {group} + donor" [default: flavour kaggle for '
+            "cells with donor, plate and row; else the group and what tells samples apart]."
+        ),
+    ] = None,
     calibration_run: Annotated[
         Path | None,
         typer.Option(
@@ -103,7 +112,7 @@ def _predict(
     """
     from perturbgen.data import read_conditions, validate
     from perturbgen.generate import CellSampler
-    from perturbgen.predict import PredictSettings
+    from perturbgen.predict import PredictSettings, read_wanted, vehicle_of
     from perturbgen.predict import predict as predict_conditions
     from perturbgen.train import load_run
 
@@ -114,11 +123,12 @@ def _predict(
         raise ConfigError(
             f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on"
         )
-    asked = {
-        "estimators": [estimator],
+    asked: dict[str, Any] = {
+        "estimators": [estimator or "shrunk"],
         "replicates": None if replicates == "auto" else int(replicates),
         "latent": latent,
         "flavour": flavour,
+        "design": design,
         "seed": seed,
     }
     names = "perturbgen predict --help names the choices"
@@ -127,15 +137,23 @@ def _predict(
     # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
-            f"--calibration-out: {estimator} with a fixed number of replicates "
+            f"--calibration-out: {settings.estimators[0]} with a fixed number of replicates "
             "calibrates on nothing",
             fix="--replicates auto, or the estimator shrunk or shrunk_plug_in",
         )
     trained = load_run(run, device=device)
     other = None if calibration_run is None else load_run(calibration_run, device=device)
     wanted = read_conditions(conditions)
-    adata = load(cells, columns=columns, layer=layer, vehicle=vehicle)
+    adata = load(cells, columns=columns, layer=layer, vehicle=vehicle, run=trained)
     validate(adata)
+    if estimator is None:
+        settings = settings.feasible(adata.obs, read_wanted(wanted), vehicle=vehicle_of(adata))
+    estimator = settings.estimators[0]
+    if calibration_out is not None and not settings.calibrates:
+        raise ConfigError(
+            "--calibration-out: no other compound was measured in a cell type to predict",
+            fix="leave it out",
+        )
     # predict fits its own, once the cells of the wanted conditions are taken out.
     sampler = CellSampler.load(samplers) if samplers else None
     found = predict_conditions(
@@ -175,7 +193,7 @@ def _withheld_row(
     from perturbgen.core.tables import conditions_of
     from perturbgen.predict import read_wanted, withheld_likelihood
 
-    cells = load(path, **options)
+    cells = load(path, run=run, **options)
     cells = cells[conditions_of(cells.obs).isin(read_wanted(wanted))]
     table = withheld_likelihood(run, cells.copy(), seed=seed)
     log.info("likelihood of %d withheld cells of %d conditions", table["cells"].sum(), len(table))

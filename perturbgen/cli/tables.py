@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from enum import StrEnum
 from pathlib import Path
@@ -10,15 +11,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.options import Columns, Device, Json, Layer, Seed, Vehicle
+from perturbgen.cli.options import Columns, Device, Json, Layer, Seed, Vehicle, listed
 from perturbgen.core.console import say, show_table
-from perturbgen.core.errors import ConfigError
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
+from perturbgen.core.tables import CONDITION
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
+
+log = logging.getLogger(__name__)
 
 _Source = Annotated[
     Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
@@ -65,9 +69,18 @@ def _pseudobulk(
 
     check_output(out, ".h5ad")
     cells = load(source, columns=columns, layer=layer, vehicle=vehicle)
-    # sums of anything but raw counts would not be counts
-    validate(cells)
-    bulk = pseudobulk(cells, [name.strip() for name in by.split(",")])
+    names = listed(by)
+    absent = [name for name in names if name not in cells.obs]
+    if absent or not names:
+        raise SchemaError(
+            f"--by {by}: obs has no column {shorten(absent)}",
+            expected="columns that tell samples apart",
+            fix=f"--by with some of {shorten(map(str, cells.obs.columns), 12)}, "
+            "or a column map: --columns (perturbgen init FILE writes one)",
+        )
+    # sums of anything but raw counts would not be counts; untreated cells have sums, too
+    validate(cells, required=[name for name in CONDITION if name in cells.obs])
+    bulk = pseudobulk(cells, names)
     write_h5ad(bulk, out)
     sizes = bulk.obs["n_cells"]
     row = {
@@ -111,7 +124,6 @@ def _split(
     """
     import numpy as np
 
-    from perturbgen.core.tables import CONDITION
     from perturbgen.data import Split
 
     check_output(out, ".csv")
@@ -212,6 +224,8 @@ def _de(
 ) -> None:
     """Differential expression with limma-voom: every level of a factor against a control.
 
+    Without --design or --flavour the design is the group, and donor, plate and row where they
+    vary and leave every contrast estimable; it is said.
     The native backend gives R limma's numbers without R. Standard errors are exact unless you ask
     for limma's approximation with --contrasts limma (a flavour asks for it). The table has logFC,
     t, log10 p and adjusted p.
@@ -287,7 +301,7 @@ def _make_table(
 ) -> DETable:
     """The table, in a flavour or by --design; options that are None keep their defaults."""
     from perturbgen.core.tables import VEHICLE
-    from perturbgen.de import flavour_table, limma_table
+    from perturbgen.de import flavour_table, limma_table, usual_design
 
     given = {key: value for key, value in options.items() if value is not None}
     given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
@@ -299,10 +313,12 @@ def _make_table(
             fix="leave it out",
         )
     if "design" not in given:
-        raise ConfigError(
-            "neither --design nor --flavour is given",
-            fix='for example --design "~0 + {group} + donor", or --flavour op3',
+        group, by = options["group"], options["by"]
+        design = usual_design(adata.obs, group=group, control=given["control"], by=by)
+        log.info(
+            "design %s: what tells samples apart, where every contrast stays estimable", design
         )
+        given["design"] = design
     return limma_table(adata, **given)
 
 

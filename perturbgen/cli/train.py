@@ -11,6 +11,7 @@ import typer
 
 from perturbgen.cli.options import (
     Accelerator,
+    Columns,
     Device,
     Devices,
     DryRun,
@@ -126,6 +127,7 @@ def _encode(
         Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")
     ],
     key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
+    columns: Columns = None,
     layer: Layer = None,
     device: Device = "auto",
 ) -> None:
@@ -142,7 +144,7 @@ def _encode(
 
     check_output(out, ".h5ad")
     trained = load_run(run, device=device)
-    store = trained.open_cells(file, layer=layer)
+    store = trained.open_cells(file, layer=layer, columns=columns)
     latents = CellJudge(trained, store).latents()
     adata = AnnData(
         obs=store.obs, var=pd.DataFrame(index=pd.Index([], dtype=str)), obsm={key: latents}
@@ -156,10 +158,14 @@ def _evaluate(
     run: RunFolder,
     file: _Cells,
     part: Annotated[
-        str | None, typer.Option(help="Only the run's cells of this part: train, validation.")
+        str | None,
+        typer.Option(
+            help="Only the run's cells of this part: train, validation, or another of its split."
+        ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
+    columns: Columns = None,
     layer: Layer = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -180,7 +186,7 @@ def _evaluate(
     if out is not None:
         check_output(out, ".json")
     trained = load_run(run, device=device)
-    store = trained.open_cells(file, layer=layer, part=part)
+    store = trained.open_cells(file, layer=layer, columns=columns, part=part)
     found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
     if out is not None:
         _save_json(found, out)

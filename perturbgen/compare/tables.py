@@ -132,6 +132,10 @@ def read_effects(path: Path, *, statistic: str = "signed_log10_p", layer: str = 
     if layer and path.suffix != ".h5ad":
         raise ConfigError(f"{path} has no layers", expected="an .h5ad file", fix="leave layer out")
     table = read_de_table(path, statistic=statistic, layer=layer)
+    if table.index.nlevels == 1 and table.index.name == "compound":
+        # of all cells together: they are of one type, whichever it is
+        kinds = pd.MultiIndex.from_product([["all"], table.index], names=CONDITION)
+        table = table.set_axis(kinds, axis=0)
     require_columns(table.index.names, CONDITION, path)
     labels = [table.index.get_level_values(name) for name in CONDITION]
     index = pd.MultiIndex.from_arrays(labels, names=CONDITION)

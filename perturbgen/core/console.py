@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import sys
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
@@ -22,12 +23,44 @@ class _Tick(Protocol):
         """Move the bar on."""
 
 
+log = logging.getLogger(__name__)
+
+_TRIED = 3.0  # seconds after which a forecast is worth something
+_LONG = 60.0  # seconds: what takes longer is said at its start, and every half minute
+_EVERY = 30.0
+
+
+class _Spoken:
+    """Progress in the log: how long it will take, if that is over a minute, then how far it is."""
+
+    def __init__(self, description: str, total: float | None) -> None:
+        self.description, self.total = description, total
+        self.began, self.done, self.said = time.monotonic(), 0.0, 0.0
+
+    def __call__(self, advance: float = 1) -> None:
+        STOP.check()
+        self.done += advance
+        spent = time.monotonic() - self.began
+        waiting = spent < (self.said + _EVERY if self.said else _TRIED)
+        if waiting or not self.total or not self.done:
+            return
+        left = spent * max(0.0, self.total / self.done - 1)
+        if not self.said:
+            if spent + left < _LONG:
+                return
+            log.info("%s: about %s", self.description, duration(spent + left))
+        else:
+            share = min(1.0, self.done / self.total)
+            log.info("%s: %.0f%%, about %s left", self.description, 100 * share, duration(left))
+        self.said = spent
+
+
 @contextmanager
 def progress(description: str, total: float | None = None) -> Iterator[_Tick]:
-    """A progress bar on stderr; nothing where stderr is no terminal or ``-q`` was given."""
+    """A progress bar on stderr; lines in the log where that is no terminal; with ``-q`` nothing."""
     quiet = logging.getLogger("perturbgen").getEffectiveLevel() > logging.INFO
     if quiet or not sys.stderr.isatty():
-        yield lambda advance=1: STOP.check()
+        yield _Spoken(description, None if quiet else total)
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -83,6 +116,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def duration(seconds: float) -> str:
+    """A time as one says it: ``40 s``, ``4 min``, ``1.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def say(text: str) -> None:

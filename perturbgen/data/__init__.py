@@ -10,7 +10,7 @@ from perturbgen.data.covariates import (
     read_smiles,
     require_same_genes,
 )
-from perturbgen.data.h5ad import SparseH5ad, read_h5ad, take_layer
+from perturbgen.data.h5ad import SparseH5ad, our_obs, read_h5ad, take_layer
 from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
     is_gene,
@@ -22,6 +22,7 @@ from perturbgen.data.kaggle import (
 )
 from perturbgen.data.maps import GREY, named, pseudobulk_components, tints
 from perturbgen.data.openproblems import DE_LAYER, read_openproblems, read_openproblems_de
+from perturbgen.data.samples import parts_of_label, sampled, samples_of, with_samples
 from perturbgen.data.schema import KAGGLE_COLUMNS, depth, find_violations, validate
 from perturbgen.data.splits import KNOWN_IN_TARGETS, TARGETS, Split
 from perturbgen.data.store import Batch, CountStore

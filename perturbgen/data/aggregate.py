@@ -49,7 +49,8 @@ def pseudobulk(
     sums = _sum_rows(counts, codes, len(obs), np.dtype(float if allow_fractional else np.int64))
     obs["n_cells"] = np.bincount(codes, minlength=len(obs))
     names = ["|".join(map(str, key)) for key in obs[by].itertuples(index=False)]
-    obs.index = pd.Index(names, name="sample")
+    # a file may have a column of that name, and two of one name cannot be written
+    obs.index = pd.Index(names, name=None if "sample" in obs else "sample")
     bulk = AnnData(sums, obs=obs, var=adata.var.copy())
     bulk.uns.update({key: adata.uns[key] for key in ("vehicle",) if key in adata.uns})
     # No normalisation can use a sample without counts.

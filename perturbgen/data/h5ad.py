@@ -4,13 +4,19 @@ A column map says which of the file's columns is which of ours. As TOML::
 
     vehicle = "ctrl"                # the compound every other is compared with
     layer = "counts"                # where the raw counts are, if not in X; "raw" is .raw
+    atlas = false                   # true: nothing was perturbed, there is no compound
 
     [columns]                       # ours = theirs
-    cell_type = "cluster_id"
-    compound = "group_id"
+    cell_type = "cluster_id"        # or the cell line
+    compound = "group_id"           # the perturbation: a drug, a stimulus, a targeted gene
+    sample = "sample_id"            # cells treated together; without it, plate and well say it
+    batch = "lane"                  # samples processed together; the same as plate
 
     [constants]                     # a column the file does not have, the same for every cell
     cell_type = "glioblastoma"
+
+    [join]                          # a column made of several, their values joined by " "
+    compound = ["drug", "dose"]
 
     [extract]                       # the first group of a regular expression in another column
     donor = { column = "sample_id", pattern = "^(?:ctrl|stim)(.+)$" }
@@ -43,9 +49,12 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.h5ad import HDF5_VERSIONS, open_h5ad, write_h5ad
 from perturbgen.core.tables import CONDITION, require_columns
 from perturbgen.data.counts import to_counts
-from perturbgen.data.schema import COLUMNS, with_our_columns
+from perturbgen.data.samples import with_samples
+from perturbgen.data.schema import ATLAS, COLUMNS, with_our_columns
 
 _RAW = "raw"
+_BATCH = "batch"  # what others call a plate
+_OURS = (*COLUMNS, "sample", _BATCH)  # what a column map can name
 _MARGIN = 1 << 20  # bytes that a file being written still needs to be closed
 
 
@@ -68,8 +77,10 @@ class _ColumnMap(Settings):
 
     vehicle: str | None = None
     layer: str | None = None
+    atlas: bool = False
     columns: dict[str, str] = Field(default_factory=dict)
     constants: dict[str, str | float] = Field(default_factory=dict)
+    join: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     extract: dict[str, _ExtractRule] = Field(default_factory=dict)
     control: _ControlRule | None = None
 
@@ -92,6 +103,8 @@ def read_h5ad(
     chosen = _column_map(columns)
     adata = take_layer(open_h5ad(path), layer or chosen.layer, path)
     adata.obs = _translate(adata.obs, chosen, path)
+    if chosen.atlas:
+        adata.uns[ATLAS] = True
     vehicle = vehicle or chosen.vehicle or adata.uns.get("vehicle")
     if vehicle is not None:
         # Every contrast needs it, so it travels with the data.
@@ -99,7 +112,8 @@ def read_h5ad(
         if "control" not in adata.obs and "compound" in adata.obs:
             adata.obs["control"] = (adata.obs["compound"] == vehicle).to_numpy()
     if checked:
-        require_columns(adata.obs.columns, CONDITION, f"{path} (after its column map)")
+        needed = CONDITION[:1] if adata.uns.get(ATLAS) else CONDITION
+        require_columns(adata.obs.columns, needed, f"{path} (after its column map)")
         where = f"layer {layer!r}" if layer else str(path)
         adata.X = to_counts(adata.X, adata.obs_names, adata.var_names, where)
     return adata
@@ -132,24 +146,36 @@ def _column_map(columns: Mapping[str, str] | str | Path | None) -> _ColumnMap:
     else:
         chosen = _ColumnMap.load(columns, fix='for example: [columns] compound = "drug"')
     # A misspelt name of ours would otherwise add a column that nothing reads.
-    for name in (*chosen.columns, *chosen.constants, *chosen.extract):
-        if name not in COLUMNS:
-            near = suggest(name, COLUMNS)
+    for name in (*chosen.columns, *chosen.constants, *chosen.extract, *chosen.join):
+        if name not in _OURS:
+            near = suggest(name, _OURS)
             raise ConfigError(
                 f"a column map names {name!r}, which is none of our columns: {near}",
-                expected=f"any of {shorten(COLUMNS, 12)}",
+                expected=f"any of {shorten(_OURS, 12)}",
                 fix="write ours = theirs; a column left out keeps its own name",
             )
     return chosen
 
 
+def our_obs(
+    obs: pd.DataFrame, columns: Mapping[str, str] | str | Path | None, path: str | Path
+) -> pd.DataFrame:
+    """The obs of the file ``path`` with our columns beside theirs, as :func:`read_h5ad` has it."""
+    return _translate(obs, _column_map(columns), path)
+
+
 def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.DataFrame:
-    """Our columns added to obs, as the map declares them."""
-    theirs = [*chosen.columns.values(), *(rule.column for rule in chosen.extract.values())]
+    """Our columns added to obs, as the map declares them, and a sample for every cell."""
+    joined = [name for names in chosen.join.values() for name in names]
+    theirs = [*chosen.columns.values(), *(rule.column for rule in chosen.extract.values()), *joined]
     require_columns(obs.columns, dict.fromkeys(theirs), path)
     renamed = with_our_columns(obs, chosen.columns).assign(**chosen.constants)
     for ours, rule in chosen.extract.items():
         renamed[ours] = _extract_column(obs[rule.column], rule, ours)
+    for ours, names in chosen.join.items():
+        renamed[ours] = _joined(obs[list(names)], chosen.vehicle)
+    if any(_BATCH in part for part in (chosen.columns, chosen.constants, chosen.extract)):
+        renamed["plate"] = renamed[_BATCH]
     if (control := chosen.control) is not None:
         require_columns(renamed.columns, [control.column], path)
         values = renamed[control.column]
@@ -162,7 +188,39 @@ def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.Da
                 fix=suggest(absent[0], known),
             )
         renamed["control"] = values.astype(str).isin(control.values).to_numpy()
-    return with_our_columns(renamed, {})
+    renamed = with_our_columns(renamed, {})
+    return renamed if renamed.empty else with_samples(_as_labels(renamed))
+
+
+def _joined(parts: pd.DataFrame, vehicle: str | None) -> pd.Series:
+    """Values joined by blanks; the vehicle, whose dose means nothing, keeps its own name."""
+    # by combination: millions of cells have some thousands of them
+    codes = parts.groupby(list(parts), observed=True, sort=True, dropna=False).ngroup().to_numpy()
+    _, first = np.unique(codes, return_index=True)
+    rows = (map(_label, row) for row in parts.iloc[first].itertuples(index=False))
+    labels = [row[0] if row[0] == vehicle else " ".join(row) for row in map(list, rows)]
+    return pd.Series(pd.Categorical(np.array(labels, object)[codes]), parts.index)
+
+
+def _label(value: object) -> str:
+    """A value as a label: numbers as one writes them, 10 and not 10.0."""
+    return f"{value:g}" if isinstance(value, float | np.floating) else str(value)
+
+
+def _as_labels(obs: pd.DataFrame) -> pd.DataFrame:
+    """Labels that are numbers as text: cluster 3 is a name, which other tables are joined by."""
+    numbers = [
+        name
+        for name in _OURS
+        if name in obs and name not in ("dose", "control") and _is_number(obs[name])
+    ]
+    return obs.assign(**{name: obs[name].map(_label).astype("category") for name in numbers})
+
+
+def _is_number(values: pd.Series) -> bool:
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        values = values.cat.categories.to_series()
+    return bool(pd.api.types.is_numeric_dtype(values)) and not bool(values.isna().any())
 
 
 def _extract_column(values: pd.Series, rule: _ExtractRule, ours: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,19 +34,25 @@ _MAP_CAPTION = (
 )
 
 
-def add_maps(page: Page, adata: AnnData, seed: int) -> None:
-    """PCA and UMAP of pseudobulk samples, coloured by what may separate them."""
+def add_maps(page: Page, adata: AnnData, seed: int, tick: Callable[[], None]) -> None:
+    """PCA and UMAP of pseudobulk samples, coloured by what may separate them.
+
+    ``tick`` is called after the sums, and after each of the two pairs of maps.
+    """
     bulk = pseudobulk(adata, by=[name for name in _SAMPLE if name in adata.obs])
     values, obs = _log_profiles(bulk)
+    tick()
     page.section("Pseudobulk maps")
     if min(values.shape) < 4:
         few = f"{len(obs)} pseudobulk samples of {_MIN_CELLS} or more cells"
         page.text(f"{few} and {values.shape[1]} genes are too few for a map.")
         return
     maps = {"before": _map_samples(values, seed=seed)}
+    tick()
     if "plate" in obs and obs["plate"].nunique() > 1:
         corrected = _remove_plate_effects(values, obs["cell_type"], obs["plate"], obs["compound"])
         maps["after"] = _map_samples(corrected, seed=seed)
+    tick()
 
     colours = {"cell type": named(obs["cell_type"])}
     batch = next((name for name in ("plate", "donor") if name in obs), None)

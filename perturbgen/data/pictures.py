@@ -15,6 +15,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 from scipy import sparse
 
+from perturbgen.core.console import progress
 from perturbgen.core.errors import shorten
 from perturbgen.core.page import Page
 from perturbgen.data.maps import add_maps
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
 _WELL = r"([A-Z]+)0*(\d+)"  # row and column
+_PARTS = 4  # of the page: the cells, the sums, maps before and after plate effects go
 _QUANTILES = {"min": 0.0, "5%": 0.05, "median": 0.5, "95%": 0.95, "max": 1.0}
 
 
@@ -78,9 +80,17 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
     """Depth, zeros, plates, and maps of pseudobulk before and after plate effects are removed."""
     zeros = Overview(adata).summary()["zeros"]
     page = Page(title, f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {zeros:.1%} zeros")
+    with progress("drawing", _PARTS) as tick:
+        _add_cells(page, adata)
+        tick()
+        add_maps(page, adata, seed, tick)
+    return page
+
+
+def _add_cells(page: Page, adata: AnnData) -> None:
+    """What is seen of single cells and genes, and where on the plates the cells are."""
     obs = adata.obs
     total = pd.Series(np.asarray(adata.X.sum(axis=1)).ravel(), obs.index)
-
     page.section("Cells and depth")
     page.figure(_cells_figure(obs), "Cells of each type.")
     caption = "Total counts of a cell, by cell type; cell numbers in brackets."
@@ -100,8 +110,6 @@ def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
 
     if {"plate", "well"} <= set(obs):
         _add_plates(page, obs, total)
-    add_maps(page, adata, seed)
-    return page
 
 
 def _add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 from perturbgen.core.errors import SchemaError, UserError, shorten, suggest
 from perturbgen.core.tables import CONDITION
 from perturbgen.data.counts import count_problem
+from perturbgen.data.samples import samples_of
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -37,6 +38,8 @@ KAGGLE_COLUMNS: Final = {
 # perturbation's name, `control` is True for vehicle and positive-control wells alike; which
 # compound is the vehicle (the reference of every contrast) is `adata.uns["vehicle"]`.
 COLUMNS: Final = tuple(KAGGLE_COLUMNS.values())
+_MANY_PLATES: Final = 6  # of which some may have lost the few vehicle cells that they had
+ATLAS: Final = "atlas"  # in uns of cells that nothing was done to: they need no compound
 
 
 def with_our_columns(obs: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
@@ -70,27 +73,41 @@ class _Violation:
 
 
 def find_violations(
-    adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
+    adata: AnnData,
+    *,
+    vehicle: str | None = None,
+    by: Sequence[str] = ("cell_type",),
+    required: Sequence[str] = CONDITION,
 ) -> list[_Violation]:
-    """All violations, errors first; DE needs the vehicle in every group of the columns ``by``."""
+    """All violations, errors first; DE needs the vehicle in every group of the columns ``by``.
+
+    ``required`` columns are those without which the data are of no use; an atlas has no compound.
+    """
     obs = adata.obs
+    if adata.uns.get(ATLAS) and "compound" not in obs:
+        required = [name for name in required if name != "compound"]
     found = [
         *_in_counts(adata),
         *_in_ids(adata),
-        *_in_columns(obs),
+        *_in_columns(obs, required),
         *_in_categories(obs),
         *_in_vehicle(obs, vehicle or adata.uns.get("vehicle"), by),
         *_in_wells(obs),
+        *_in_replicates(obs),
         *_in_depth(adata),
     ]
     return sorted(found, key=lambda violation: violation.severity != "error")
 
 
 def validate(
-    adata: AnnData, *, vehicle: str | None = None, by: Sequence[str] = ("cell_type",)
+    adata: AnnData,
+    *,
+    vehicle: str | None = None,
+    by: Sequence[str] = ("cell_type",),
+    required: Sequence[str] = CONDITION,
 ) -> list[_Violation]:
     """Raise one error that holds every error found; return the warnings."""
-    found = find_violations(adata, vehicle=vehicle, by=by)
+    found = find_violations(adata, vehicle=vehicle, by=by, required=required)
     errors = [violation for violation in found if violation.severity == "error"]
     if len(errors) == 1:
         raise errors[0].error
@@ -134,16 +151,17 @@ def _in_ids(adata: AnnData) -> Iterator[_Violation]:
             )
 
 
-def _in_columns(obs: pd.DataFrame) -> Iterator[_Violation]:
+def _in_columns(obs: pd.DataFrame, required: Sequence[str]) -> Iterator[_Violation]:
     """Required columns are there; the columns of our vocabulary have no holes."""
-    for column in CONDITION:
+    for column in required:
         if column not in obs:
+            near = suggest(column, map(str, obs.columns))
             yield _error(
                 "columns",
                 f"obs has no column {column!r}",
                 expected=f"columns {shorten(CONDITION)}",
                 cause="the file has its own names",
-                fix=f"map it with --columns; {suggest(column, map(str, obs.columns))}",
+                fix=f"map it with --columns (perturbgen init FILE writes one); {near}",
             )
     for column in (name for name in COLUMNS if name in obs):
         absent = obs.index[obs[column].isna()]
@@ -207,10 +225,28 @@ def _in_vehicle(obs: pd.DataFrame, vehicle: str | None, by: Sequence[str]) -> It
     # By plate, too: a plate's effect is told from its compounds' by its vehicle wells.
     for group in (name for name in dict.fromkeys([*by, "plate"]) if name in obs):
         has = (obs["compound"] == vehicle).groupby(obs[group], observed=True).any()
-        if not has.all():
+        lacking = has.index[~has]
+        if group == "plate" and group not in by:
+            # A compound that stands beside the vehicle elsewhere ties such a plate to the others.
+            pairs = obs[["plate", "compound"]].drop_duplicates()
+            tied = pairs.loc[pairs["plate"].isin(has.index[has]), "compound"]
+            here = pairs["compound"].isin(tied).groupby(pairs["plate"], observed=True).any()
+            few = len(has) >= _MANY_PLATES and len(lacking) < len(has) / 2
+            linked = [plate for plate in lacking if few and here[plate]]
+            lacking = lacking[~lacking.isin(linked)]
+            if linked:
+                yield _warning(
+                    "vehicle",
+                    f"no {vehicle!r} cell in {len(linked)} of {len(has)} plates: "
+                    f"{shorten(linked, 3)}",
+                    expected="vehicle cells on every plate",
+                    cause="few cells a batch, or the file is a subset",
+                    fix="none needed: their compounds are beside the vehicle on other plates",
+                )
+        if len(lacking):
             yield _error(
                 "vehicle",
-                f"no {vehicle!r} cell in {group} {shorten(has.index[~has])}",
+                f"no {vehicle!r} cell in {group} {shorten(lacking)}",
                 expected=f"vehicle cells in every {group}, which DE compares with",
                 cause="the file is a subset",
                 fix=f"drop these {group}s or add their vehicle cells",
@@ -235,6 +271,22 @@ def _in_wells(obs: pd.DataFrame) -> Iterator[_Violation]:
             expected="(plate, well) determines the compound",
             cause="plates of two libraries share a name, or rows were shuffled against each other",
             fix="give the plates different names, or restore the order of obs",
+        )
+
+
+def _in_replicates(obs: pd.DataFrame) -> Iterator[_Violation]:
+    """A condition has several samples (wells, patients, batches), or its spread is unknown."""
+    if not {*CONDITION, "plate", "well"} <= set(obs.columns):
+        return
+    sizes = samples_of(obs.dropna(subset=list(CONDITION)))["samples"]
+    if len(sizes) > 1 and sizes.max() < 2:
+        yield _warning(
+            "replicates",
+            f"each of the {len(sizes)} conditions has one sample",
+            expected="two or more samples (wells, patients, batches) of some condition",
+            cause="cells of one sample are no replicates of each other",
+            fix="models can be trained, but no differential expression can be estimated. "
+            "Is there a column of replicates? [columns] sample = ...",
         )
 
 

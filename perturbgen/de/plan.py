@@ -17,6 +17,8 @@ from perturbgen.de.design import Design
 
 log = logging.getLogger(__name__)
 
+_NUISANCES = ("donor", "plate", "row")  # of samples, in the order in which they join a design
+
 
 @dataclass(frozen=True)
 class Fit:
@@ -34,6 +36,11 @@ class Fit:
     weights: NDArray[np.float64]
     replicates: NDArray[np.intp]
     genes: NDArray[np.bool_] | None = None
+
+    def answers_as(self, other: Fit) -> bool:
+        """Whether it answers what another one does, and has degrees of freedom for it."""
+        same = (self.answerable("exact") >= other.answerable("exact")).all()
+        return bool(same) and self.design.df_residual > 0
 
     def answerable(self, contrasts: str) -> NDArray[np.bool_]:
         """Which contrasts the design can answer.
@@ -115,6 +122,28 @@ class Question:
         # no mask where none is needed: the counts are then used as they are, without a copy
         pairs = zip(fits, masks, strict=True)
         return [fit if mask.all() else replace(fit, genes=mask) for fit, mask in pairs]
+
+
+def usual_design(
+    obs: pd.DataFrame, *, group: str = "compound", control: str, by: str | None = None
+) -> str:
+    """The design for samples of which none is given: the group, and what else told them apart.
+
+    Donor, plate and row join where they vary and leave every contrast estimable that the group
+    alone has, with degrees of freedom left for a variance.
+    """
+    design = "~0 + {group}"
+    fits = Question(design, group, control, by).fits(obs)
+    for name in _NUISANCES:
+        if name not in obs or obs[name].isna().any() or obs[name].nunique() < 2:
+            continue
+        longer = Question(f"{design} + {name}", group, control, by)
+        found = longer.fits(obs.assign(**{name: obs[name].astype(str)}))
+        pairs = list(zip(found, fits, strict=True))
+        adds = any(one.design.rank > before.design.rank for one, before in pairs)
+        if adds and all(one.answers_as(before) for one, before in pairs):
+            design, fits = longer.design, found
+    return design
 
 
 def _text_column(obs: pd.DataFrame, name: str, role: str) -> pd.Series:

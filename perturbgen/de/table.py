@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import ConfigError, InputError, SchemaError, suggest
+from perturbgen.core.errors import ConfigError, InputError, SchemaError, shorten, suggest
 from perturbgen.core.export import PARQUET
 from perturbgen.core.files import atomic_path, require_file
 from perturbgen.core.h5ad import open_h5ad, write_h5ad
@@ -120,6 +120,12 @@ class DETable:
     def show_label(label: Any) -> str:
         """A condition's label as text."""
         return " | ".join(map(str, label)) if isinstance(label, tuple) else str(label)
+
+    @staticmethod
+    def holds(path: Path) -> bool:
+        """Whether a parquet file is a DE table, and not a flat one."""
+        with open_parquet(path) as file, reading(path, "parquet"):
+            return _METADATA_KEY in (file.schema_arrow.metadata or {})
 
     def select(self, conditions: Iterable[Any]) -> DETable:
         """The table of some conditions, by label."""
@@ -301,8 +307,8 @@ def read_de_table(
     if path.suffix == ".h5ad":
         return _read_layer(path, statistic, layer, id_map)
     if path.suffix == ".parquet":
-        with open_parquet(path) as file, reading(path, "parquet"):
-            if _METADATA_KEY not in (file.schema_arrow.metadata or {}):
+        if not DETable.holds(path):
+            with open_parquet(path) as file, reading(path, "parquet"):
                 return labelled(file.read().to_pandas(), path, id_map)
         return _of_statistic(DETable.read(path), statistic)
     if ".csv" in path.suffixes:
@@ -336,8 +342,19 @@ def _of_statistic(table: DETable, statistic: str) -> pd.DataFrame:
     if not tested.all():
         count = f"{(~tested).sum():,}"
         log.warning("%s genes that were filtered out of the DE table are no part of it", count)
-    index = _condition_index(frame.index.to_frame(index=False).rename(columns=NAMES))
-    return frame.loc[:, tested].set_axis(index, axis=0).rename_axis(columns="gene")
+    estimable = frame.notna().any(axis=1).to_numpy()
+    if not estimable.all():
+        lost = [table.show_label(label) for label in frame.index[~estimable]]
+        log.warning("%d conditions have no estimable contrast: %s", len(lost), shorten(lost, 3))
+    frame = frame.loc[estimable, tested]
+    labels = frame.index.to_frame(index=False)
+    # A table that was made by other columns: what was compared is the compound, and what it was
+    # fitted apart by the cell type, whatever they are called.
+    names = CONDITION if labels.shape[1] == 2 else CONDITION[1:]
+    if labels.shape[1] <= 2:
+        labels = labels.set_axis(list(names), axis=1)
+    index = _condition_index(labels)
+    return frame.set_axis(index, axis=0).rename_axis(columns="gene")
 
 
 def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.DataFrame:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from perturbgen.evaluate.values import Values
 _logger = logging.getLogger(__name__)
 
 Policy = Literal["exact", "truth", "intersection"]
+_CONDITION = ("cell_type", "compound")  # this room knows no tables
 _PARTS = 3
 _LEVELS = 12  # a stratum of more levels (a compound, for instance) would be a list of conditions
 
@@ -35,13 +36,15 @@ def align(
 
     * ``exact``: the labels must be the same;
     * ``truth``: the prediction may have more (Open Problems' rule for genes);
-    * ``intersection``: what both have.
+    * ``intersection``: what both have; of genes, those that were tested in every condition.
 
     Missing true values are an error; missing predictions become 0, with a warning.
     """
     # By label, never by place: rows in another order would give plausible scores of nothing. Genes
     # in another order once made a correlation of .97 one of -.07.
     truth, prediction = _in_common(truth, prediction, genes=genes, rows=rows, name=name)
+    if genes == "intersection":
+        truth, prediction = _tested(truth, prediction)
     true = _numbers(truth, "the truth")
     holes = true.isna().to_numpy()
     if holes.any():
@@ -49,7 +52,8 @@ def align(
             f"the truth has {int(holes.sum())} missing values, the first {place(holes, true)}",
             expected="a complete table",
             cause="genes that were filtered out, or contrasts that cannot be estimated",
-            fix="drop these genes or conditions from the truth",
+            fix="genes='intersection' (--genes intersection) scores the genes that were tested in "
+            "every condition; or drop the conditions",
         )
     predicted = _numbers(prediction, name)
     holes = predicted.isna().to_numpy()
@@ -65,6 +69,16 @@ def align(
     return true, predicted
 
 
+def _tested(truth: pd.DataFrame, prediction: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Both tables on the genes that have a true value in every condition."""
+    tested = truth.notna().all().to_numpy()
+    if tested.all() or not tested.any():  # none: the error names a condition without any
+        return truth, prediction
+    words = "%d of %d genes were not tested in every condition of the truth, and are left out"
+    _logger.warning(words, (~tested).sum(), len(tested))
+    return truth.loc[:, tested], prediction.loc[:, tested]
+
+
 def align_all(
     truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame], *, genes: Policy, rows: Policy
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
@@ -74,6 +88,8 @@ def align_all(
     kept = {}
     for name, table in predictions.items():
         truth, kept[name] = _in_common(truth, table, genes=genes, rows=rows, name=name)
+    if genes == "intersection":
+        truth, _ = _tested(truth, truth)
     # A second time, since each prediction may have taken labels from the truth that the ones before
     # it still have.
     true, aligned = truth, {}
@@ -97,8 +113,28 @@ def _in_common(
         # Before the check: labels that have too few levels would look doubled.
         prediction = same_levels(prediction, truth.index, name)
     prediction = _checked(prediction, name)
-    kept_rows = shared(truth.index, prediction.index, rows, "conditions", "rows", name)
-    kept_genes = shared(truth.columns, prediction.columns, genes, "genes", "genes", name)
+    asked: list[Any] = [
+        (truth.index, prediction.index, rows, "conditions", "rows"),
+        (truth.columns, prediction.columns, genes, "genes", "genes"),
+    ]
+    kept, refused = [], []
+    for one in asked:
+        try:
+            kept.append(shared(one[0], one[1], one[2], one[3], one[4], name))
+        except SchemaError as error:
+            refused.append(error)
+    if len(refused) > 1 and all("--" in (error.fix or "") for error in refused):
+        # told together: who mends one of them would only then be told of the other
+        raise SchemaError(
+            "; ".join(error.what for error in refused),
+            expected=" and ".join(error.expected or "" for error in refused),
+            cause=refused[0].cause,
+            fix="rows='intersection', genes='intersection' (--rows intersection --genes "
+            "intersection) scores what both have",
+        )
+    if refused:
+        raise refused[0]
+    kept_rows, kept_genes = kept
     return _select(truth, kept_rows, kept_genes), _select(prediction, kept_rows, kept_genes)
 
 
@@ -124,6 +160,8 @@ def _checked(table: pd.DataFrame, name: str) -> pd.DataFrame:
 def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame:
     """The table with the levels of its rows in the order of ``index``, where both have names."""
     if table.index.nlevels != index.nlevels:
+        if (told := _told_alike(table, index)) is not None:
+            return told
         raise SchemaError(
             f"the conditions of {name} are {_levels(table.index)}, those of the truth "
             f"{_levels(index)}",
@@ -135,6 +173,24 @@ def same_levels(table: pd.DataFrame, index: pd.Index, name: str) -> pd.DataFrame
     named = isinstance(table.index, pd.MultiIndex) and None not in index.names
     same = named and sorted(names) == sorted(map(str, table.index.names))
     return table.reorder_levels(names) if same else table
+
+
+def _told_alike(table: pd.DataFrame, index: pd.Index) -> pd.DataFrame | None:
+    """The table with rows labelled as ``index`` is, where one of them only lacks the cell type.
+
+    A differential expression of all cells together says nothing of their type: it is that of a
+    table whose cells are all of one.
+    """
+    if {table.index.nlevels, index.nlevels} != {1, 2}:
+        return None
+    both: Any = index if index.nlevels == 2 else table.index
+    if list(both.names) != list(_CONDITION) or both.get_level_values(0).nunique() != 1:
+        return None
+    if both is index:
+        kind = both.get_level_values(0)[0]
+        labels = pd.MultiIndex.from_product([[kind], table.index.astype(str)], names=_CONDITION)
+        return table.set_axis(labels, axis=0)
+    return table.set_axis(table.index.get_level_values(1), axis=0)
 
 
 def _levels(index: pd.Index) -> str:

@@ -62,11 +62,12 @@ class Plan:
     sampler: CellSampler
     conditions: pd.DataFrame
     seed: int
+    vehicle: str | None = None  # whose wells those compounds get that no measured cell has
 
     @cached_property
     def wells(self) -> pd.DataFrame:
         """A row for each condition and well of the design."""
-        wells = self.sampler.table.design(self.conditions)
+        wells = self.sampler.table.design(self.conditions, vehicle=self.vehicle)
         # By label: the same draws whatever the order in which conditions were asked for.
         return wells.sort_values(_KEY, ignore_index=True)
 

@@ -6,7 +6,7 @@ regression forest (Meinshausen 2006): w_i(x) = mean over trees of 1[i in leaf(x)
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Self
 
 import numpy as np
@@ -38,6 +38,7 @@ class Forest:
 
     Node k has ``feature`` (-1 in a leaf), ``threshold``, ``left``, ``right``, ``value``; ``roots``
     (trees,) are first nodes; the training rows of leaf k are ``members[starts[k]:starts[k + 1]]``.
+    ``slope`` (features,), where there is one, adds a line to the trees.
     """
 
     roots: NDArray[np.int32]
@@ -48,6 +49,7 @@ class Forest:
     value: _Floats
     members: NDArray[np.int32]
     starts: NDArray[np.int64]
+    slope: _Floats = field(default_factory=lambda: np.empty(0))
 
     def leaves(self, x: NDArray[np.float32]) -> NDArray[np.int32]:
         """The leaf of every row in every tree, (rows, trees)."""
@@ -68,7 +70,8 @@ class Forest:
             self.value[self.leaves(x[i : i + _ROWS_AT_ONCE])].mean(axis=1)
             for i in range(0, len(x), _ROWS_AT_ONCE)
         ]
-        return np.concatenate(parts) if parts else np.empty(0)
+        mean = np.concatenate(parts) if parts else np.empty(0)
+        return mean + x @ self.slope if len(self.slope) else mean
 
     def draw_rows(
         self, x: NDArray[np.float32], n: int, *, rng: np.random.Generator
@@ -94,6 +97,22 @@ class Forest:
             ids = self.members[np.repeat(self.starts[own], sizes) + within]
             np.add.at(total[row], ids, np.repeat(1 / sizes / len(own), sizes))
         return total
+
+    @classmethod
+    def line(cls, slope: _Floats, rows: int) -> Self:
+        """No tree but a leaf of all training rows: where they are too few to be told apart."""
+        none = np.zeros(1, np.int32)
+        return cls(
+            roots=none,
+            feature=none - 1,
+            threshold=np.zeros(1),
+            left=none,
+            right=none,
+            value=np.zeros(1),
+            members=np.arange(rows, dtype=np.int32),
+            starts=np.array([0, rows], np.int64),
+            slope=slope,
+        )
 
     @classmethod
     def fit(

@@ -23,8 +23,9 @@ from perturbgen.core.files import atomic_path, check_output, require_file
 from perturbgen.core.stats import deal
 from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.data import CovariateEncoder
+from perturbgen.generate.features import FeatureMaker
 from perturbgen.generate.forest import Forest, SamplerSettings
-from perturbgen.generate.wells import FeatureMaker, WellTable
+from perturbgen.generate.wells import WellTable
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -32,7 +33,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _Floats = NDArray[np.float64]
-_FEWEST_ROWS: Final = 20
+_FEWEST_ROWS: Final = 20  # for a forest
+_FEWEST_ROWS_AT_ALL: Final = 2
 _HALF: Final = 0.5  # log(n + 1/2) is the logarithm of a Poisson mean with least bias
 _QUANTILE_POINTS: Final = 101
 _LIKE_WELLS: Final = 8  # training wells that say how far cells of one well lie apart
@@ -83,12 +85,15 @@ class CellSampler:
         settings = settings or SamplerSettings()
         groups = table.groups
         seen = np.flatnonzero(groups["n_cells"].to_numpy() * np.isfinite(groups["log_library"]) > 0)
-        if len(seen) < max(_FEWEST_ROWS, 2 * settings.folds):
+        if len(seen) < _FEWEST_ROWS_AT_ALL:
             raise SchemaError(
-                f"{len(seen)} wells x cell types with cells are too few for a forest",
-                expected=f"{_FEWEST_ROWS} or more",
+                f"{len(seen)} samples (wells) x cell types have cells",
+                expected=f"{_FEWEST_ROWS_AT_ALL} or more, to know how they vary",
+                fix="a column of replicates, if there is one: [columns] sample = ...",
             )
         maker = FeatureMaker.fit(groups)
+        if len(seen) < max(_FEWEST_ROWS, 2 * settings.folds):
+            return cls._of_few(table, maker, seen, settings)
         x = maker.features(groups)
         cells = groups["n_cells"].to_numpy(float)
         expected = maker.reference.expected_cells(groups)
@@ -111,6 +116,35 @@ class CellSampler:
         return cls(settings, table, maker, counts, depth, counts_residual, depth_residual, rows)
 
     @classmethod
+    def _of_few(
+        cls,
+        table: WellTable,
+        maker: FeatureMaker,
+        seen: NDArray[np.int64],
+        settings: SamplerSettings,
+    ) -> Self:
+        """Of too few samples for a forest: what the plate and the sample's other types say.
+
+        Residuals need no folds: nothing is fitted, and a sample's own row is not among its others.
+        """
+        groups = table.groups
+        log.info("%d samples x cell types: cells and depths follow the samples' own", len(seen))
+        x, cells = maker.features(groups), groups["n_cells"].to_numpy(float)
+        expected = maker.reference.expected_cells(groups)
+        slope = maker.own_sample(x.shape[1])
+        counts = Forest.line(slope.cells, len(groups))
+        predicted = counts.predict(x)
+        y = np.log(cells + _HALF) - np.log(expected) - predicted
+        counts_residual = _deconvolve(y, 1 / (expected * np.exp(predicted) + _HALF))
+        part = groups.iloc[seen]
+        y = part["log_library"].to_numpy() - maker.reference.expected_depth(part)
+        depth = Forest.line(np.append(slope.depth, 0.0), len(seen))
+        x = _with_cells(maker, part, cells[seen])
+        depth_residual = _deconvolve(y - depth.predict(x), _spread_within(table) / cells[seen])
+        rows = seen.astype(np.int64)
+        return cls(settings, table, maker, counts, depth, counts_residual, depth_residual, rows)
+
+    @classmethod
     def of(cls, cells: AnnData, *, seed: int, settings: SamplerSettings | None = None) -> Self:
         """Fitted on the cells at hand."""
         return cls.fit(WellTable.of(cells), rng=np.random.default_rng([3, seed]), settings=settings)
@@ -119,6 +153,8 @@ class CellSampler:
         self, conditions: pd.DataFrame, n: int, rng: np.random.Generator
     ) -> pd.DataFrame:
         """Numbers of cells, ``n`` draws for each row (condition and the well's covariates)."""
+        if self.table.is_bulk:
+            return pd.DataFrame(1, conditions.index, pd.RangeIndex(n, name="draw"))
         x = self.maker.features(conditions)
         residual = self.counts_residual[self.counts_forest.draw_rows(x, n, rng=rng)]
         rate = np.exp(self.log_rate(conditions, x)[:, None] + residual)
@@ -259,11 +295,12 @@ def _condition_folds(
 ) -> NDArray[np.int64]:
     """A fold for each row: conditions stay whole, those in many wells are dealt by well.
 
-    A condition is in many wells where it has more than twice as many as the median one.
+    A condition is in many wells where it has more than twice as many as the median one, or is the
+    only one.
     """
     condition, _ = pd.factorize(pd.MultiIndex.from_frame(groups[list(CONDITION)]), sort=True)
     size = np.bincount(condition)[condition]
-    many = size > 2 * np.median(size)
+    many = (size > 2 * np.median(size)) | (condition.max() == 0)
     # Controls stand in so many wells that one fold of them would leave the others none.
     unit = np.where(many, condition.max() + 1 + np.arange(len(groups)), condition)
     units, unit = np.unique(unit, return_inverse=True)

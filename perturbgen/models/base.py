@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from perturbgen.core.errors import MissingDependencyError
 from perturbgen.models.conditions import Conditions
+from perturbgen.models.given import CountsGiven, Likelihood
 from perturbgen.nn import (
     MLP,
     Dispersion,
@@ -102,6 +104,17 @@ def dense(counts: SparseCounts) -> Tensor:
     return out
 
 
+def _pyro() -> Any:
+    """Pyro, which only the two functions named after it need."""
+    try:
+        import pyro
+    except ImportError:
+        raise MissingDependencyError(
+            "Pyro is not installed", fix='pip install "perturbgen[pyro]"'
+        ) from None
+    return pyro
+
+
 class CountParameters(NamedTuple):
     """Log mean (..., cells, genes) and log dispersion r, which broadcasts into it."""
 
@@ -163,7 +176,7 @@ class CountDecoder(nn.Module):
         Features and category of length 1 are those of all cells.
         """
         hidden = self.activation(self.trunk(z, features))
-        logits = self._logits(hidden, features)
+        logits = self._logits(hidden, self.shift(features))
         log_mean = scaled_log_mean(logits.float(), size, scaling=self.scaling)
         return CountParameters(log_mean, self._log_r(hidden, category))
 
@@ -172,14 +185,22 @@ class CountDecoder(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Each gene's share (..., cells, genes) and log r: nothing that needs a size."""
         hidden = self.activation(self.trunk(z, features))
-        share = composition(self._logits(hidden, features).float(), scaling=self.scaling)
+        logits = self._logits(hidden, self.shift(features))
+        share = composition(logits.float(), scaling=self.scaling)
         return share, self._log_r(hidden, category)
 
-    def _logits(self, hidden: Tensor, features: Tensor | None) -> Tensor:
+    def logits(self, z: Tensor, features: Tensor | None, shift: Tensor | None) -> Tensor:
+        """Before scaling, (..., cells, genes), given what the features add (:meth:`shift`)."""
+        return self._logits(self.activation(self.trunk(z, features)), shift)
+
+    def shift(self, features: Tensor | None) -> Tensor | None:
+        """What conditions add to the logits beside the network, (cells, genes)."""
+        return None if self.additive is None or features is None else self.additive(features)
+
+    def _logits(self, hidden: Tensor, shift: Tensor | None) -> Tensor:
         """Before scaling, (..., cells, genes); conditions that cells share are one more bias."""
-        if self.additive is None or features is None:
+        if shift is None:
             return self.head(hidden)
-        shift = self.additive(features)
         # One product less a cell: with 158 conditions the term had cost as much as the layer.
         if len(shift) == 1:
             return functional.linear(hidden, self.head.weight, self.head.bias + shift[0])
@@ -278,6 +299,20 @@ class LatentModel(Trainable):
         parameters = self.decode(z, batch.codes if codes is None else codes, size)
         return nb_log_prob_sparse(counts.values, counts.columns, counts.offsets, *parameters)
 
+    def given(self, batch: CellBatch) -> Likelihood:
+        """Log p(x | z, c) of these cells as a function of z, for those who ask many times."""
+        own = (type(self).log_likelihood, type(self).decode)
+        inherited = own == (LatentModel.log_likelihood, LatentModel.decode)
+        counted = isinstance(self.decoder, CountDecoder)
+        # a dispersion that is predicted depends on z
+        fixed = counted and inherited and self.decoder.dispersion_kind != "predicted"
+        kind = CountsGiven if fixed else Likelihood
+        return kind(self, batch, sizes(batch.counts, self.decoder.scaling if counted else "total"))
+
+    def chosen_dispersion(self, codes: Tensor) -> Tensor | None:
+        """The category that chooses a cell's dispersion, where it has categories."""
+        return self._category(codes) if self.decoder.dispersion_kind == "gene-category" else None
+
     @torch.no_grad()
     def expected(self, z: Tensor, codes: Tensor, size: Tensor) -> Tensor:
         """Mean counts (cells, genes) at latent points."""
@@ -295,8 +330,7 @@ class LatentModel(Trainable):
         """The generative story, for Pyro: its ELBO with the guide is a VAE's objective, and a
         DGD's but for log p(φ).
         """
-        import pyro
-
+        pyro = _pyro()
         from perturbgen.nn.distributions import NegativeBinomial
 
         with pyro.plate("cells", len(batch.codes)):
@@ -306,8 +340,7 @@ class LatentModel(Trainable):
 
     def pyro_guide(self, batch: CellBatch) -> None:
         """The variational family, for Pyro."""
-        import pyro
-
+        pyro = _pyro()
         with pyro.plate("cells", len(batch.codes)):
             pyro.sample("z", self._pyro_posterior(batch))
 
@@ -325,11 +358,11 @@ class LatentModel(Trainable):
 
         In expectation it is never above the truth, and approaches it as ``samples`` grow.
         """
-        proposal = self.propose(batch)
+        proposal, likelihood = self.propose(batch), self.given(batch)
         # Summed as they come: the draws of a batch need no memory for all samples.
         total = torch.full((len(batch.codes),), -torch.inf, device=batch.codes.device)
         for _ in range(samples):
             z, log_q = proposal(generator)
-            log_p = self.log_likelihood(z, batch) + self.prior_log_prob(z)
+            log_p = likelihood(z) + self.prior_log_prob(z)
             total = torch.logaddexp(total, log_p - log_q)
         return total - math.log(samples)

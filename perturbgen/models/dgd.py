@@ -22,24 +22,40 @@ import torch
 from torch import Tensor, nn
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, sizes
+from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, SparseValues
 from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.conditions import Conditions
+from perturbgen.models.given import Likelihood
+from perturbgen.models.newton import Minimum, minimise
 from perturbgen.nn import GaussianMixture
 from perturbgen.nn.layers import Draws
-from perturbgen.nn.likelihoods import HALF_LOG_2PI
+from perturbgen.nn.likelihoods import HALF_LOG_2PI, cell_of_each
 
 _STEP = 0.02  # of the finite differences that give the decoder's slopes
 _WIDEN = 1.1  # the standard deviations of a proposal, over those of the curvature at the mode
 BETAS = (0.5, 0.7)  # of Adam for representations: a short memory, as published
 
 
-class _Fit(NamedTuple):
-    """Where a search for representations ended."""
+class _CellRows(NamedTuple):
+    """Some cells of a batch."""
 
-    z: Tensor  # (cells, latent)
-    loss: Tensor  # (cells,): −log p(x | z, c) − log p(z)
-    steps: int
+    index: Tensor  # type: ignore[assignment]
+    counts: SparseValues
+    codes: Tensor
+
+    @classmethod
+    def of(cls, batch: CellBatch, rows: Tensor) -> CellBatch:
+        """The cells of a batch in these rows, which rise."""
+        counts, n = batch.counts, len(batch.codes)
+        if len(rows) == n:
+            return batch
+        keep = torch.zeros(n, dtype=torch.bool, device=rows.device)
+        keep[rows] = True
+        own = keep[cell_of_each(counts.offsets, len(counts.values))]
+        lengths = counts.offsets.diff()[rows]
+        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+        part = SparseValues(counts.values[own], counts.columns[own], offsets, counts.n_genes)
+        return cls(batch.index[rows], part, batch.codes[rows])
 
 
 class _Space(NamedTuple):
@@ -161,47 +177,61 @@ class DGD(LatentModel):
         return self.infer(batch).z
 
     def infer(
-        self,
-        batch: CellBatch,
-        *,
-        starts: int = 2,
-        steps: int = 300,
-        tolerance: float = 0.01,
-        rate: float = 0.05,
-    ) -> _Fit:
-        """Representations of new cells, from their ``starts`` best components on."""
+        self, batch: CellBatch, *, starts: int = 2, steps: int = 60, tolerance: float = 0.01
+    ) -> Minimum:
+        """Representations of new cells, from their ``starts`` best components on.
+
+        A search (:func:`minimise`) ends where ``steps`` are made, or gain less than ``tolerance``.
+        """
         means = self._start_points()
         with torch.no_grad():
             # The loss has a valley for each component: the search starts in the deepest ones.
             losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
         fits = (
-            self.refine(means[chosen], batch, steps=steps, tolerance=tolerance, rate=rate)
+            self._search(means[chosen], batch, steps=steps, tolerance=tolerance)
             for chosen in losses.argsort(dim=0)[:starts]
         )
 
-        def better(one: _Fit, other: _Fit) -> _Fit:
+        def better(one: Minimum, other: Minimum) -> Minimum:
             """Of two searches, the lower loss of each cell."""
             keep = one.loss <= other.loss
             z = torch.where(keep[:, None], one.z, other.z)
-            return _Fit(z, torch.minimum(one.loss, other.loss), one.steps + other.steps)
+            return Minimum(z, torch.minimum(one.loss, other.loss), one.steps + other.steps)
 
         return reduce(better, fits)
 
+    def _search(self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float) -> Minimum:
+        """The least loss of each cell near its point z (cells, latent)."""
+        known: dict[int, Likelihood] = {}
+
+        def given(rows: Tensor) -> Likelihood:
+            if len(rows) not in known:  # rows only ever become fewer
+                known.clear()
+                known[len(rows)] = self.given(_CellRows.of(batch, rows))
+            return known[len(rows)]
+
+        def slope(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+            return self._loss_with_slope(z, given(rows))
+
+        @torch.no_grad()
+        def curvature(z: Tensor, rows: Tensor) -> Tensor:
+            return self._information(z, given(rows))
+
+        return minimise(z, slope, curvature, steps=steps, tolerance=tolerance)
+
     def refine(
         self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05
-    ) -> _Fit:
+    ) -> Minimum:
         """Adam on the representations alone; each cell keeps the best point that it has seen."""
         z = z.detach().clone().requires_grad_()
         optimiser = torch.optim.Adam([z], lr=rate, betas=BETAS)
         best, least = z.detach().clone(), torch.full((len(z),), torch.inf, device=z.device)
-        before = least
+        before, given = least, self.given(batch)
         for step in range(steps + 1):
-            with torch.enable_grad():
-                loss = self.loss(z, batch)
-                z.grad = torch.autograd.grad(loss.sum(), z)[0]
-            improved = loss.detach() < least
+            loss, z.grad = self._loss_with_slope(z, given)
+            improved = loss < least
             best = torch.where(improved[:, None], z.detach(), best)
-            least = torch.where(improved, loss.detach(), least)
+            least = torch.where(improved, loss, least)
             if step % 10 == 9:
                 if bool((before - least <= tolerance).all()):
                     break
@@ -209,7 +239,16 @@ class DGD(LatentModel):
             for group in optimiser.param_groups:
                 group["lr"] = rate / (1 + step / 20)  # so that the search comes to rest
             optimiser.step()
-        return _Fit(best, least, step)
+        return Minimum(best, least, step)
+
+    def _loss_with_slope(self, z: Tensor, given: Likelihood) -> tuple[Tensor, Tensor]:
+        """The loss (cells,), and its gradient (cells, latent)."""
+        value, slope = given.with_slope(z)
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            prior = self.prior_log_prob(z)
+            more = torch.autograd.grad(prior.sum(), z)[0]
+        return -(value + prior.detach()), -(slope + more)
 
     def loss(self, z: Tensor, batch: CellBatch) -> Tensor:
         """−log p(x | z, c) − log p(z), (cells,)."""
@@ -231,30 +270,10 @@ class DGD(LatentModel):
         return torch.cat(parts, dim=-1)
 
     def propose(self, batch: CellBatch) -> Proposal:
-        """Gaussians around the modes, with the curvature there as precision, a little wider.
-
-        That is the Fisher information, Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), and the prior's.
-        """
+        """Gaussians around the modes, with the curvature there as precision, a little wider."""
         mode = self.infer(batch).z
-        size = sizes(batch.counts, self.decoder.scaling)
         with torch.no_grad():
-            log_mean, log_r = self.decode(mode, batch.codes, size)
-            weight = (log_mean - torch.nn.functional.softplus(log_mean - log_r)).exp()
-
-            def slope(direction: Tensor) -> Tensor:
-                ahead, behind = (
-                    self.decode(mode + sign * direction, batch.codes, size).log_mean
-                    for sign in (1, -1)
-                )
-                return (ahead - behind) / (2 * _STEP)
-
-            # By finite differences: two decodings a latent dimension, where autograd needs one a
-            # gene.
-            slopes = torch.stack(
-                [slope(e) for e in _STEP * torch.eye(self.n_latent, device=mode.device)], dim=1
-            )
-            information = torch.einsum("ckg,cg,clg->ckl", slopes, weight, slopes)
-            precision = information + torch.diag_embed(self._prior_precision(mode))
+            precision = self._information(mode, self.given(batch))
             # A little wider than the curvature says: weights of importance are bounded only where
             # the proposal's tails are no lighter than the posterior's.
             factor = torch.linalg.cholesky(precision / _WIDEN**2)  # (cells, latent, latent)
@@ -266,6 +285,18 @@ class DGD(LatentModel):
             return mode + step, (-0.5 * noise.square() - HALF_LOG_2PI).sum(-1) + log_scale
 
         return draw
+
+    def _information(self, z: Tensor, given: Likelihood) -> Tensor:
+        """Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), the Fisher information, and the prior's precision.
+
+        (cells, latent, latent), positive definite: the curvature of the loss, but for terms whose
+        expectation is zero.
+        """
+        # By finite differences: two decodings a latent dimension, where autograd needs one a gene.
+        steps = _STEP * torch.eye(self.n_latent, device=z.device)
+        slopes = [(given.log_mean(z + e) - given.log_mean(z - e)) / (2 * _STEP) for e in steps]
+        information = given.information(z, torch.stack(slopes, dim=1))
+        return information + torch.diag_embed(self._prior_precision(z))
 
     def _pyro_prior(self, batch: CellBatch) -> Any:
         from pyro import distributions as dist

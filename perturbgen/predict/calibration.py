@@ -63,7 +63,8 @@ class Task:
         if settings.anchors:
             ours.require_compound()
         kinds = sorted(wanted.get_level_values("cell_type").unique())
-        experiment = MeasuredExperiment.of(cells, kinds, vehicle=vehicle, flavour=settings.flavour)
+        recipe = {"flavour": settings.flavour, "design": settings.design}
+        experiment = MeasuredExperiment.of(cells, kinds, vehicle=vehicle, **recipe)
         samples = experiment.real.obs
         found = set(samples.loc[samples["compound"] == vehicle, "cell_type"])
         absent = [kind for kind in kinds if kind not in found]
@@ -85,7 +86,7 @@ class Task:
         # Wells that this run never saw are drawn by a sampler that never saw them either: cell
         # numbers that it has seen it foretells better (RMSE of their logarithms .336, and .402 of
         # unseen ones).
-        trained = _trained_conditions(twin_run, cells.obs)
+        trained = trained_conditions(twin_run, cells.obs)
         untrained = twin_conditions[~twin_conditions.isin(trained)]
         fair = sampler.without(untrained, seed=settings.seed)
         twins = Wells.of(twin_run, others, fair, twin_conditions, suffix=_TWIN, **options)
@@ -138,7 +139,7 @@ def _calibration_conditions(
     chosen = answered[usual]
     _require_measured(kinds, chosen.get_level_values(0))
     measured = pd.MultiIndex.from_tuples(sorted(chosen), names=CONDITION)
-    untrained = measured[~measured.isin(_trained_conditions(run, obs))]
+    untrained = measured[~measured.isin(trained_conditions(run, obs))]
     # Factors are fitted by cell type: each needs a condition.
     if set(untrained.get_level_values(0)) == set(kinds):
         return untrained
@@ -164,7 +165,7 @@ def _require_measured(kinds: Iterable[str], found: Iterable[str]) -> None:
         )
 
 
-def _trained_conditions(run: TrainedRun, obs: pd.DataFrame) -> pd.MultiIndex:
+def trained_conditions(run: TrainedRun, obs: pd.DataFrame) -> pd.MultiIndex:
     """The conditions of the cells that the run was trained on."""
     parts = run.parts()
     trained = obs.index.astype(str).isin(parts.index[parts == "train"].astype(str))

@@ -6,18 +6,19 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Self
 
 import numpy as np
 import pandas as pd
 import scipy.sparse as sp
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import shorten
 from perturbgen.core.stats import log_cpm
+from perturbgen.core.tables import conditions_of
 from perturbgen.data import groups_of, pseudobulk
-from perturbgen.de import FLAVOURS, flavour_table
+from perturbgen.de import FLAVOURS, flavour_table, limma_table, usual_design
 from perturbgen.generate import WELL, Route
 from perturbgen.predict.wells import Wells
 
@@ -34,6 +35,8 @@ _DEPTH: Final = (0.7, 1.4)  # outside, the low-count genes of the fit are ruined
 _VARIANCE: Final = (0.5, 2.0)
 _FEWEST_COUNTS: Final = 5.0  # mean counts, of genes that are looked at
 _FEWEST_GENES: Final = 10
+_KAGGLE: Final = {"donor", "plate", "row"}  # what that flavour's design asks for
+_REPLICATES: Final = 10  # where nothing says when they are enough
 
 
 class PredictSettings(Settings):
@@ -44,9 +47,45 @@ class PredictSettings(Settings):
     replicates: Annotated[int, Field(ge=1)] | None = None
     most: Annotated[int, Field(ge=1)] = 20
     latent: Route = "control"
-    flavour: Literal["kaggle", "op3"] = "kaggle"
+    # None: the design, or where there is none either, "kaggle" for cells that have what it asks for
+    # (donor, plate, row), and for others the group with whatever else tells samples apart
+    flavour: Literal["kaggle", "op3"] | None = None
+    design: str | None = None
     levels: Annotated[int, Field(ge=1)] = 5  # of expression, each with a factor of its own
     seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def one_recipe(self) -> PredictSettings:
+        """A design or a flavour, whose design is its own."""
+        if self.design is not None and self.flavour is not None:
+            raise ValueError(f"design and flavour {self.flavour!r}: a flavour has its own design")
+        if self.design is not None and "{group}" not in self.design:
+            raise ValueError(
+                f'design {self.design!r} does not have {{group}}, such as "~0 + {{group}} + donor"'
+            )
+        return self
+
+    def feasible(self, obs: pd.DataFrame, wanted: pd.MultiIndex, *, vehicle: str) -> Self:
+        """These settings, or where nothing measured can calibrate them, some that need nothing.
+
+        Nothing can where a cell type to predict has no other compound than the vehicle and those
+        that are asked for.
+        """
+        labels = conditions_of(obs).unique()
+        other = ~labels.isin(wanted) & (labels.get_level_values(1) != vehicle)
+        kinds = wanted.get_level_values(0).unique()
+        alone = kinds[~kinds.isin(labels[other].get_level_values(0))]
+        if not self.needs_measured or alone.empty:
+            return self
+        chosen: dict[str, Any] = {"estimators": ("anchored_t",)}
+        chosen["replicates"] = self.replicates or _REPLICATES
+        log.info(
+            "no other compound was measured in %s, which could say how far to trust the model: "
+            "estimator anchored_t, %d replicates",
+            shorten(alone, 3),
+            chosen["replicates"],
+        )
+        return self.model_copy(update=chosen)
 
     def needs(self, *names: Estimator) -> bool:
         """Whether one of the estimators is among these."""
@@ -85,11 +124,18 @@ class MeasuredExperiment:
     real: AnnData
     well_obs: pd.DataFrame
     vehicle: str
-    flavour: str
+    flavour: str | None
+    design: str | None = None
 
     @classmethod
     def of(
-        cls, cells: AnnData, kinds: Sequence[str], *, vehicle: str, flavour: str
+        cls,
+        cells: AnnData,
+        kinds: Sequence[str],
+        *,
+        vehicle: str,
+        flavour: str | None,
+        design: str | None = None,
     ) -> MeasuredExperiment:
         """Of the measured cells of some cell types, of all where the flavour fits them jointly.
 
@@ -97,17 +143,21 @@ class MeasuredExperiment:
         """
         # From all cells, before types are chosen: a wanted type may have none in a well.
         _, well_obs = groups_of(cells.obs, WELL)
-        joint = FLAVOURS[flavour].get("joint", False)
+        # of one type alone, it is constant in a well, too, and is yet no label of it
+        well_obs = well_obs.drop(columns="cell_type", errors="ignore")
+        if flavour is None and design is None and set(well_obs) >= _KAGGLE:
+            flavour = "kaggle"
+        joint = flavour is not None and FLAVOURS[flavour].get("joint", False)
         fitted = joint | cells.obs["cell_type"].astype(str).isin(kinds).to_numpy()
         real = pseudobulk(cells[fitted], by=[*WELL, "cell_type"])
         columns = [name for name in (*well_obs, "cell_type", "n_cells") if name in real.obs]
         real.obs = _as_text(real.obs[columns])
-        return cls(real, _as_text(well_obs), vehicle, flavour)
+        return cls(real, _as_text(well_obs), vehicle, flavour, design)
 
     def clipped(self, values: pd.DataFrame) -> pd.DataFrame:
         """Signed -log10 p within the flavour's limit, as what is measured is."""
         # The benchmark limits what was measured, and predictions are compared with that.
-        limit = FLAVOURS[self.flavour]["clip"]
+        limit = None if self.flavour is None else FLAVOURS[self.flavour]["clip"]
         return values if limit is None else values.clip(-limit, limit)
 
     @cached_property
@@ -123,7 +173,12 @@ class MeasuredExperiment:
         counts = sp.vstack([sp.csr_array(part.X) for part in everything], format="csr")
         obs = pd.concat([part.obs for part in everything])
         joined = AnnData(counts, obs=obs, var=pd.DataFrame(index=self.real.var_names))
-        return flavour_table(joined, flavour=self.flavour, control=self.vehicle, **options)
+        if self.flavour is not None:
+            return flavour_table(joined, flavour=self.flavour, control=self.vehicle, **options)
+        asked = {"group": "compound", "control": self.vehicle, "by": "cell_type"}
+        design = self.design or usual_design(obs, **asked)
+        log.debug("design %s", design)
+        return limma_table(joined, design=design, **asked, **options)
 
     def draw(self, wells: Wells, *, replicate: int) -> AnnData:
         """Generated samples of a replicate."""
@@ -149,7 +204,12 @@ class MeasuredExperiment:
         obs = own.merge(self.well_obs, on=WELL, how="left", validate="many_to_one")
         obs["compound"] = wells["compound"].astype(str).to_numpy() + group.suffix
         obs["n_cells"] = cells[keep]
-        obs.index = pd.Index(obs[place].agg("|".join, axis=1) + f"|generated{group.suffix}")
+        obs.index = pd.Index(
+            obs[place].agg("|".join, axis=1)
+            + "|"
+            + wells["compound"].astype(str).to_numpy()
+            + f"|generated{group.suffix}"
+        )
         obs = obs[[name for name in self.real.obs if name in obs]]
         genes = pd.DataFrame(index=group.generator.genes)
         made = AnnData(sp.csr_array(sums[keep]), obs=obs, var=genes)

@@ -21,8 +21,8 @@ from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.h5ad import open_h5ad
 from perturbgen.core.runs import file_hash
 from perturbgen.core.tables import CONDITION, conditions_of, reading
-from perturbgen.data import complete, read_h5ad
-from perturbgen.predict.calibration import Task
+from perturbgen.data import complete, read_h5ad, sampled
+from perturbgen.predict.calibration import Task, trained_conditions
 from perturbgen.predict.estimators import average, plug_in_t
 from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.weights import Shrinkage, expression_levels
@@ -79,6 +79,8 @@ def predict(
     factors are fitted. ``keep`` are numbers of replicates to note.
     """
     wanted = read_wanted(conditions)
+    cells = sampled(cells)
+    _warn_of_seen(run, cells.obs, wanted)
     cells = without(run.in_genes(cells), wanted)
     task = Task.of(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
     averages = average(task, settings, keep)
@@ -111,6 +113,20 @@ def predict(
     values, scores, checks = _of_wanted(values, wanted), averages.scores, averages.checks
     kept = {k: _of_wanted(found, wanted) for k, found in averages.kept.items()}
     return Prediction(values, scores, shrinkage, checks, kept, measured, calibrated)
+
+
+def _warn_of_seen(run: TrainedRun, obs: pd.DataFrame, wanted: pd.MultiIndex) -> None:
+    """A prediction of what was trained on is a memory, and a score of it says little."""
+    seen = wanted[wanted.isin(trained_conditions(run, obs))]
+    if len(seen):
+        log.warning(
+            "%s was trained on %d of the %d conditions to predict (%s): their score would be that "
+            "of remembering",
+            run.path,
+            len(seen),
+            len(wanted),
+            shorten([" | ".join(key) for key in seen], 3),
+        )
 
 
 def _plug_in(task: Task) -> pd.DataFrame:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 
@@ -90,7 +91,7 @@ class Wells(NamedTuple):
         ``latent`` is one of the routes of latent points; ``suffix`` ends the compounds' labels.
         """
         encoder, route = run.card.covariates, require_route(latent)
-        plan = Plan(sampler, wanted.to_frame(index=False), seed)
+        plan = Plan(sampler, wanted.to_frame(index=False), seed, vehicle_of(cells))
         wells = _add_covariates(plan.wells, cells.obs, run.settings.conditions)
         encoder.codes(wells)  # a category that the run cannot express is an error before any work
         rest: dict[str, Any] = {"vehicle": vehicle_of(cells), "seed": seed, "parts": run.parts}
@@ -116,9 +117,13 @@ class Wells(NamedTuple):
         # Evenly over the sorted names, and the same ones in every replicate.
         step = (kinds.cumcount() / kinds["compound"].transform("size") * _BESIDE).astype(int)
         some = table[~pd.concat([table["cell_type"], step], axis=1).duplicated()]
+        # Compounds that nobody measured stand in the same wells: one of them says it all.
+        places = self.wells[conditions_of(self.wells).isin(conditions_of(some))]
+        again = places[places.duplicated(["cell_type", *WELL])]
+        some = some[~conditions_of(some).isin(conditions_of(again))]
         chosen = conditions_of(self.wells).isin(conditions_of(some))
         wells = self.wells[chosen].reset_index(drop=True).assign(compound=vehicle)
-        plan = Plan(self.plan.sampler, some, self.plan.seed)
+        plan = replace(self.plan, conditions=some)
         return Wells(plan, wells, self.generator, self.suffix + _UNTREATED)
 
     def require_compound(self) -> None:

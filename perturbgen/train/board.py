@@ -181,11 +181,12 @@ def _umap_of(points: np.ndarray, *, seed: int) -> np.ndarray | None:
 
     if len(points) < 200 or find_spec("umap") is None:
         return None
-    from umap import UMAP
-
     with warnings.catch_warnings():
-        # umap-learn says at every call that a fixed seed means one thread
+        # umap-learn says when imported that it has no Tensorflow, and at every call that a fixed
+        # seed means one thread
         warnings.simplefilter("ignore")
+        from umap import UMAP
+
         found: np.ndarray = UMAP(random_state=seed).fit_transform(points)
     return found
 

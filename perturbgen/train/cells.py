@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,8 @@ from perturbgen.train.feeds import CellFeed
 from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
 
 log = logging.getLogger(__name__)
+
+_VALIDATION: Final = 0.1  # share of the cells that no split file names
 
 
 @dataclass(frozen=True)
@@ -120,25 +123,46 @@ def _split_cells(obs: pd.DataFrame, data: CellData, seed: int) -> tuple[pd.Index
     """Names of the training and of the validation cells."""
     from perturbgen.data import Split
 
+    share = _VALIDATION if data.validation is None else data.validation
     if data.split is not None:
-        split = Split.read(data.split)
-    elif data.validation == 0:
+        parts = parts_of(obs, data.split)
+        if data.validation and not (parts == "validation").any():
+            parts = _with_validation(parts, data.validation, seed)
+    elif share == 0:
         return obs.index, obs.index[:0]
     else:
-        split = Split.random_cells(obs, rng=np.random.default_rng(seed), fraction=data.validation)
-    require_unique(split.parts.index, "row", data.split or "the split")
-    if split.parts.index.nlevels > 1:  # it names conditions, not cells
-        columns = [str(name) for name in split.parts.index.names]
-        require_columns(obs.columns, columns, f"obs, which the split {data.split} is joined by,")
-        keys: pd.Index = pd.MultiIndex.from_frame(obs[columns].astype(str))
-    else:
-        keys = obs.index.astype(str)
-    parts = split.parts.reindex(keys).set_axis(obs.index)
+        split = Split.random_cells(obs, rng=np.random.default_rng(seed), fraction=share)
+        require_unique(split.parts.index, "row", "the split")
+        parts = split.parts.reindex(obs.index.astype(str)).set_axis(obs.index)
     train = obs.index[parts == "train"]
     if not len(train):
         named, cause = f"the split {data.split}", "the split was made for other data"
         if data.split is None:
-            named = f"data.validation = {data.validation:g}"
+            named = f"data.validation = {share:g}"
             cause = "so few cells that all of them are withheld"
         raise SchemaError(f"{named} puts none of the {len(obs):,} cells into 'train'", cause=cause)
     return train, obs.index[parts == "validation"]
+
+
+def parts_of(obs: pd.DataFrame, path: Path) -> pd.Series:
+    """The part of every cell (cells,) by a split file of cells or of conditions."""
+    from perturbgen.data import Split
+
+    split = Split.read(path)
+    require_unique(split.parts.index, "row", path)
+    if split.parts.index.nlevels > 1:  # it names conditions, not cells
+        columns = [str(name) for name in split.parts.index.names]
+        require_columns(obs.columns, columns, f"obs, which the split {path} is joined by,")
+        keys: pd.Index = pd.MultiIndex.from_frame(obs[columns].astype(str))
+    else:
+        keys = obs.index.astype(str)
+    return split.parts.reindex(keys).set_axis(obs.index)
+
+
+def _with_validation(parts: pd.Series, share: float, seed: int) -> pd.Series:
+    """The parts, with a share of the training cells for validation."""
+    train = np.flatnonzero(parts == "train")
+    chosen = np.random.default_rng(seed).permutation(train)[: round(share * len(train))]
+    parts = parts.copy()
+    parts.iloc[chosen] = "validation"
+    return parts

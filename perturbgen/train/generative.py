@@ -69,13 +69,25 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
         raise SchemaError("the cells name a gene more than once", expected="unique names")
 
     def open_cells(
-        self, path: Path, *, layer: str | None = None, part: str | None = None
+        self,
+        path: Path,
+        *,
+        layer: str | None = None,
+        columns: Path | None = None,
+        part: str | None = None,
     ) -> CountStore:
         """Cells of a file for this run, as :meth:`of_cells`."""
-        store = CellData(path=path, layer=layer).open()
+        columns = columns or self.columns_of(path)
+        store = CellData(path=path, layer=layer, columns=columns).open()
         if not len(store):
             raise SchemaError(f"{path} has no cells", expected="at least one")
         return self.of_cells(store, part=part)
+
+    def columns_of(self, path: Path) -> Path | None:
+        """The column map that the run read this file with, if it was this file."""
+        data = self.settings.data
+        same = data.columns is not None and path.resolve() == data.path.resolve()
+        return data.columns if same else None
 
     def of_cells(self, store: CountStore, *, part: str | None = None) -> CountStore:
         """Cells for this run, all or those of a part of its own.
@@ -100,8 +112,16 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
     def _cells_of_part(self, store: CountStore, part: str) -> pd.Index:
         """The run's cells of one part, all of which the file must have."""
         require_unique(store.obs.index, "cell", "the file")
+        from perturbgen.train.cells import parts_of
+
         parts = self.parts()
         names = parts.index[parts == part]
+        split = self.settings.data.split
+        if not len(names) and split is not None and split.is_file():
+            # What a split withholds from the run is no part of the run, but of its split.
+            given = parts_of(store.obs, split).dropna()
+            names = given.index[given == part]
+            parts = pd.concat([parts, given])
         if not len(names):
             raise ConfigError(
                 f"the run has no cells in part {part!r}",
@@ -133,7 +153,8 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
 
     def sources(self, settings: RunSettings) -> Iterable[Path]:
         described = (condition.descriptors for condition in settings.conditions.values())
-        return filter(None, (settings.data.path, settings.data.split, *described))
+        data = settings.data
+        return filter(None, (data.path, data.split, data.columns, *described))
 
     def describe(self, settings: RunSettings, data: Cells) -> _ModelCard:
         return _ModelCard(

@@ -16,6 +16,7 @@ import pandas as pd
 
 from perturbgen.core.console import track
 from perturbgen.core.page import PALETTE
+from perturbgen.core.system import keep_freed_memory
 from perturbgen.data import Batch, CountStore
 from perturbgen.train.board import Board
 from perturbgen.train.feeds import CellFeed
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+_KEPT = 1 << 30  # bytes
 _GAUGED = 500  # cells of the gauges of every epoch
 _PICTURED = 1000  # whose counts are made dense
 
@@ -49,6 +51,7 @@ class CellJudge:
         """The likelihood of the counts, posterior-predictive checks, and probes of the latents."""
         from perturbgen.models import GaussianVAE
 
+        keep_freed_memory(_KEPT)
         run, store, conditions = self.run, self._placed, list(self.run.settings.conditions)
         likelihood = {**self.likelihood(samples=samples, seed=seed), "samples": samples}
         real = isinstance(run.model, GaussianVAE)
@@ -68,6 +71,7 @@ class CellJudge:
 
     def latents(self, *, batch_size: int = 256) -> np.ndarray:
         """Latent points (cells, latent)."""
+        keep_freed_memory(_KEPT)  # a decoding's arrays are wanted again at once
         return _encoded(self.run.model, self._batches("encoding", batch_size))
 
     def log_likelihoods(self, *, samples: int, seed: int, batch_size: int = 128) -> np.ndarray:
@@ -117,7 +121,7 @@ def probe_rows(
 
     chosen = np.random.default_rng(seed).permutation(len(latents))[:cells]
     rows = []
-    for name in labels:
+    for name in track(list(labels), "probing the latent points"):
         values = labels[name].astype(str).to_numpy()[chosen]
         names, counts = np.unique(values, return_counts=True)
         enough = counts >= 5  # one for each of the five folds

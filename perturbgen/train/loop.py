@@ -114,6 +114,8 @@ class Training:
             with _explained(self.train, self.settings.training.batch_size):
                 self.add(self.step(batch))
             state.batch, state.step = state.batch + 1, state.step + 1
+            whole = self.schedule.steps_per_epoch * self.settings.training.length
+            progress.step(whole - state.step)
             if self._anywhere(bool(progress.asked)):
                 state.seconds += time.perf_counter() - began
                 self._save()

@@ -11,9 +11,12 @@ import time
 from types import FrameType
 from typing import Any
 
+from perturbgen.core.console import duration
+
 log = logging.getLogger(__name__)
 
 _LOG_EVERY = 10.0  # seconds between lines where there is no terminal
+_STEPS_TRIED, _TRIED, _LONG = 10, 3.0, 60.0  # steps and seconds before a forecast; seconds
 
 
 class Progress:
@@ -30,6 +33,7 @@ class Progress:
         self.began, self.logged = time.monotonic(), -_LOG_EVERY
         self.first: int | None = None
         self.asked = 0
+        self.steps, self.forecast = 0, False
         self._before: dict[int, Any] = {}
         self.live = None
         verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
@@ -56,6 +60,28 @@ class Progress:
             raise KeyboardInterrupt
         self.asked = number
 
+    def step(self, left: int) -> None:
+        """After the first steps of a run, ``left`` being what is left of them: how long it takes.
+
+        That is said once, if it is over a minute; what is done between epochs is not in it.
+        """
+        if self.forecast:
+            return
+        self.steps += 1
+        spent = time.monotonic() - self.began
+        if self.steps < _STEPS_TRIED or spent < _TRIED:
+            return
+        self.forecast = True
+        whole = spent * (1 + left / self.steps)
+        if whole > _LONG:
+            each = duration(spent / self.steps) if spent > self.steps else "under a second"
+            log.info(
+                "about %s at most for %d steps, %s each; it may stop before",
+                duration(whole),
+                left + self.steps,
+                each,
+            )
+
     def show(self, record: dict[str, Any]) -> None:
         """Say how an epoch went."""
         from rich.text import Text
@@ -77,13 +103,15 @@ class Progress:
         if "validation/objective" in record:
             objective += f", withheld {_readable(record['validation/objective'])}"
         left = (time.monotonic() - self.began) / (done - first) * (self.epochs - done)
-        if left < 90:
-            time_left = f"{left:.0f} s"
-        else:
-            time_left = f"{left / 60:.0f} min" if left < 5400 else f"{left / 3600:.1f} h"
         speed = f"{record[f'{self.unit}_per_second']:,.0f} {self.unit}/s"
         memory = f"{_peak_memory() / 1e9:.1f} GB"
-        parts = f"epoch {done}/{self.epochs}", objective, speed, memory, f"{time_left} left at most"
+        parts = (
+            f"epoch {done}/{self.epochs}",
+            objective,
+            speed,
+            memory,
+            f"{duration(left)} left at most",
+        )
         return " · ".join(parts)
 
 

@@ -120,12 +120,13 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         self,
         settings: _S,
         *,
-        runs: Path = Path("runs"),
+        runs: str | Path = Path("runs"),
         devices: int = 1,
         num_nodes: int = 1,
         accelerator: str = "auto",
     ) -> Path:
         """Train a model from the first step; returns its run directory."""
+        runs = Path(runs)
         # Asked in every process: where only the first fails, the others would wait for it.
         require_writable(runs / "run")
         fitted = fit_machine(settings.training, accelerator=accelerator, ranks=devices)
@@ -150,7 +151,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
 
     def resume(
         self,
-        run: Path,
+        run: str | Path,
         overrides: Sequence[str] = (),
         *,
         devices: int = 1,
@@ -158,6 +159,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         accelerator: str = "auto",
     ) -> Path:
         """Go on with a run where its last checkpoint stands; only its length may be changed."""
+        run = Path(run)
         settings = self._settings_to_resume(run, overrides)
         with _sole_writer(run):  # before there are others, which would wait for the first
             say_precision(settings.training, accelerator=accelerator)
@@ -191,9 +193,10 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
             )
 
     def train_once(
-        self, settings: _S, *, runs: Path = Path("runs"), accelerator: str = "auto"
+        self, settings: _S, *, runs: str | Path = Path("runs"), accelerator: str = "auto"
     ) -> Path:
         """As ``train``, but takes (or finishes) a run of the same settings and data in ``runs``."""
+        runs = Path(runs)
         for run in sorted(runs.glob("[0-9]*/")):
             if (
                 (run / "checkpoint" / "last.pt").exists()

@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -29,19 +29,22 @@ class CellData(Settings):
 
     path: Path  # an h5ad file or zarr folder of raw counts, or a folder of competition files
     layer: str | None = None
+    columns: Path | None = None  # a column map (TOML), where the file has other names than ours
     on_disk: bool = False  # read batches from the file instead of memory
     split: Path | None = None  # a split file; its parts "train" and, if there is one, "validation"
-    validation: Chance = 0.1  # share of the cells, where there is no split file
+    # Share of the (training) cells; 0.1 where there is no split file, none of those that one names.
+    validation: Chance | None = None
 
     def open(self) -> CountStore:
         """The counts, checked to be raw, with their obs."""
         from perturbgen.core.h5ad import open_h5ad
-        from perturbgen.data import CountStore, read_competition, take_layer
+        from perturbgen.data import CountStore, our_obs, read_competition, read_h5ad, take_layer
 
-        if self.on_disk:
-            return CountStore.open(self.path, layer=self.layer)
-        if self.path.suffix == ".zarr":
-            return CountStore.open(self.path, layer=self.layer).to("cpu")
+        if self.on_disk or self.path.suffix == ".zarr":
+            store = CountStore.open(self.path, layer=self.layer)
+            if self.columns is not None:
+                store = replace(store, obs=our_obs(store.obs, self.columns, self.path))
+            return store if self.on_disk else store.to("cpu")
         if self.path.is_dir():
             if self.layer:
                 raise InputError(
@@ -49,6 +52,9 @@ class CellData(Settings):
                     "which has no layers"
                 )
             return CountStore.from_adata(read_competition(self.path))
+        if self.columns is not None:
+            named = read_h5ad(self.path, self.columns, layer=self.layer, checked=False)
+            return CountStore.from_adata(named)
         return CountStore.from_adata(take_layer(open_h5ad(self.path), self.layer, self.path))
 
 
@@ -162,6 +168,9 @@ class _ModelSettings(Settings):
         return self
 
 
+_OLD_WARMUP = 20
+
+
 class Annealing(Settings):
     """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` in a warm-up."""
 
@@ -172,6 +181,12 @@ class Annealing(Settings):
     warmup: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     unit: Literal["epochs", "steps"] = "epochs"
     cycles: Count = 4  # of "cyclic": half of each rises, half stays
+
+    @property
+    def given(self) -> bool:
+        """Whether anything was said of it; 20 was the default that older runs have stored."""
+        told = self.changed(set(type(self).model_fields))
+        return any(name != "warmup" or self.warmup != _OLD_WARMUP for name in told)
 
 
 class Stopping(Settings):
@@ -262,6 +277,26 @@ class RunSettings(LoopSettings):
     model: _ModelSettings = _ModelSettings()
     training: _CellTraining = _CellTraining()
 
+    @classmethod
+    def load(cls, path: str | Path | None = None, **options: Any) -> Self:
+        """As any settings; files named in the file ``path`` are looked for beside it first."""
+        found = super().load(path, **options)
+        return found if path is None else found._beside(Path(path).parent)
+
+    def _beside(self, folder: Path) -> Self:
+        """With the paths of files that lie in ``folder``, whatever the working directory is."""
+
+        def near(path: Path | None) -> Path | None:
+            return folder / path if path is not None and (folder / path).exists() else path
+
+        files = {name: near(getattr(self.data, name)) for name in ("path", "split", "columns")}
+        conditions = {
+            name: one.model_copy(update={"descriptors": near(one.descriptors)})
+            for name, one in self.conditions.items()
+        }
+        data = self.data.model_copy(update=files)
+        return self.model_copy(update={"data": data, "conditions": conditions})
+
     @property
     def anneals(self) -> bool:
         """Whether the weight of a term rises: a dgd has none of that kind."""
@@ -271,7 +306,7 @@ class RunSettings(LoopSettings):
     def conditions_exist(self) -> RunSettings:
         """Settings that name a condition name one of the run's, and nothing is set in vain."""
         model = self.model
-        if model.kind == "dgd" and self.annealing.changed(set(Annealing.model_fields)):
+        if model.kind == "dgd" and self.annealing.given:
             raise ValueError("'annealing' weighs a VAE's KL term, and a dgd has none")
         rates = self.training.changed({"mixture_rate", "representation_rate"})
         if model.kind in ("nbvae", "gaussian_vae") and rates:

@@ -39,6 +39,9 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
     ):
         assert (run / name).stat().st_size > 0, name
     assert str(run / "report.html") in result.stdout
+    first, last = (line for line in result.stdout.splitlines() if line.startswith("after "))
+    assert str(run / "summary.html") in first
+    assert int(first.split()[1]) < int(last.split()[1])
     assert 'href="summary.html"' in (run / "report.html").read_text()
     assert 'href="report.html"' in (run / "summary.html").read_text()
     card = pd.read_parquet(run / "comparison" / "scorecard.parquet")

@@ -13,9 +13,9 @@ from scipy import stats
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.generate import CellSampler, SamplerSettings, WellTable, cross_validate, summarise
-from perturbgen.generate.sampler import _poisson_mixture_quantiles
+from perturbgen.generate.features import _fit_cells, _fit_depth, _UnharmedWells
+from perturbgen.generate.sampler import _condition_folds, _poisson_mixture_quantiles
 from perturbgen.generate.validate import LEVELS, TARGETS, score_samplers
-from perturbgen.generate.wells import _fit_cells, _fit_depth, _UnharmedWells
 
 from .conftest import TOXIC
 
@@ -159,11 +159,55 @@ def test_a_plate_or_cell_type_nobody_measured_is_refused(
     assert sampler.cell_numbers(new, 50, np.random.default_rng(0)).to_numpy().mean() > 1
 
 
-def test_too_few_wells_are_refused(released: WellTable) -> None:
-    with pytest.raises(SchemaError, match="too few for a forest"):
-        CellSampler.fit(
-            released.take(np.arange(len(released.groups)) < 15), rng=np.random.default_rng(0)
-        )
+def test_one_sample_is_refused(released: WellTable) -> None:
+    seen = np.flatnonzero(released.groups["n_cells"] > 0)[0]
+    one = released.take(np.arange(len(released.groups)) == seen)
+    with pytest.raises(SchemaError, match=r"1 samples \(wells\) x cell types have cells"):
+        CellSampler.fit(one, rng=np.random.default_rng(0))
+
+
+def test_few_samples_follow_their_own_other_cell_types() -> None:
+    """Ten samples of two types: a sample of twice the cells, and of half the depth, is foretold."""
+    rng = np.random.default_rng(0)
+    rows, totals = [], []
+    for i in range(9):
+        size, depth = (2.0, 500) if i == 4 else (1.0, 1000)
+        for kind in ("T", "B"):
+            if (i, kind) == (4, "B"):
+                continue  # withheld
+            n = int(200 * size)
+            rows += [(kind, "v" if i % 2 else "d", "p", f"s{i}")] * n
+            totals += list(depth * np.exp(rng.normal(0, 0.1, n)))
+    obs = pd.DataFrame(rows, columns=["cell_type", "compound", "plate", "well"])
+    obs.index = obs.index.astype(str)
+    table = WellTable.tabulate(obs, pd.Series(totals, obs.index))
+    table = table.take((table.groups["n_cells"] > 0).to_numpy())  # nobody looked there
+    assert len(table.groups) == 17
+    sampler = CellSampler.fit(table, rng=np.random.default_rng(0))
+    wells = table.wells.assign(cell_type="B")
+    n_cells = sampler.cell_numbers(wells, 200, np.random.default_rng(1)).median(axis=1)
+    sizes = sampler.libraries(wells, n_cells.to_numpy().round(), np.random.default_rng(2))
+    deep = pd.Series([np.median(part) for part in sizes], wells["well"])
+    found = n_cells.set_axis(wells["well"])
+    assert found["s4"] / found.drop("s4").median() == pytest.approx(2, rel=0.15)
+    assert deep["s4"] / deep.drop("s4").median() == pytest.approx(0.5, rel=0.2)
+
+
+def test_the_only_condition_is_dealt_by_well(released: WellTable) -> None:
+    """With vehicle samples alone every fold of conditions would hold all of them."""
+    table = released.take((released.groups["compound"] == "DMSO").to_numpy())
+    one = table.take((table.groups["cell_type"] == "NK").to_numpy())
+    folds = _condition_folds(one.groups, 5, rng=np.random.default_rng(0))
+    assert len(np.unique(folds)) == 5
+
+
+def test_a_profile_of_bulk_is_one_cell() -> None:
+    obs = pd.DataFrame({"cell_type": "L", "compound": ["v", "d"] * 15, "plate": "p"})
+    obs = obs.assign(well=[f"A{i}" for i in range(30)]).set_axis([f"c{i}" for i in range(30)])
+    table = WellTable.tabulate(obs, pd.Series(100.0, obs.index))
+    sampler = CellSampler.fit(table, rng=np.random.default_rng(0))
+    found = sampler.cell_numbers(sampler.table.groups, 5, np.random.default_rng(0))
+    assert (found == 1).all().all()
 
 
 def test_the_reference_knows_plates_and_cell_types_by_hand() -> None:

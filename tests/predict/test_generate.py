@@ -183,7 +183,7 @@ def test_no_control_at_all_is_an_error(vae, experiment, sampler):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"compound": "drug 99"}, "no well of compound 'drug 99'"),
+        ({"compound": "drug 99"}, "values that the run's file does not have: 'drug 99'"),
         ({"cell_type": "NK"}, "no well of cell type 'NK'"),
     ],
 )

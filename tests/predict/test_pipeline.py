@@ -358,7 +358,7 @@ def test_wrong_depth_and_missing_noise_are_seen(caplog, options, warned):
     [
         (lambda t: pd.concat([t, t.iloc[:1]]), "conditions occur twice: 'B | drug 3'"),
         (lambda t: t.assign(cell_type="Z"), "no well of cell type 'Z'"),
-        (lambda t: t.iloc[:1].assign(compound="drug 77"), "no well of compound 'drug 77'"),
+        (lambda t: t.iloc[:1].assign(compound="drug 77"), "does not have: 'drug 77'"),
         (lambda t: t.iloc[:0], "no condition is asked for"),
         (lambda t: t.drop(columns="compound"), "no such column"),
         (lambda t: t.assign(compound=[None, *t["compound"][1:]]), "is missing in 1"),

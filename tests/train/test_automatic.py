@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from perturbgen.core.errors import ConfigError
 from perturbgen.train import RunSettings, train, train_once
 from perturbgen.train.automatic import fit_length, fit_machine, say_precision
 from perturbgen.train.settings import LoopSettings, LoopTraining
@@ -101,6 +102,12 @@ def test_a_run_keeps_what_was_chosen_and_goes_on_with_it_elsewhere(
     assert again["training"] == {**stored["training"], "epochs": 4}
 
 
+def test_a_dgd_that_was_trained_before_warmups_were_automatic_is_read():
+    assert _asked("dgd", annealing={"warmup": 20}).training.epochs == "auto"
+    with pytest.raises(ConfigError, match="a dgd has none"):
+        _asked("dgd", annealing={"warmup": 19})
+
+
 def test_a_precision_that_is_slow_here_is_said(monkeypatch, caplog):
     monkeypatch.setattr("perturbgen.train.automatic.fast_bf16", lambda _: (False, "no silicon"))
     say_precision(LoopTraining(precision="bf16-mixed", threads=1), accelerator="cpu")
@@ -112,3 +119,18 @@ def test_a_run_whose_length_was_left_to_us_is_taken_again(settings, tmp_path: Pa
     first = train_once(asked, runs=tmp_path, accelerator="cpu")
     assert train_once(asked, runs=tmp_path, accelerator="cpu") == first
     assert train_once(settings("training.epochs=2"), runs=tmp_path, accelerator="cpu") != first
+
+
+def test_a_long_training_is_forecast_after_its_first_steps(monkeypatch, caplog):
+    from perturbgen.train import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    for seconds, said in ((0.5, 1), (0.01, 0)):
+        caplog.clear()
+        line = progress.Progress(10, "cells")
+        with caplog.at_level(logging.INFO, logger="perturbgen"):
+            for left in range(479, -1, -1):
+                now[0] += seconds
+                line.step(left)
+        assert caplog.text.count("about 4 min at most for 480 steps") == said

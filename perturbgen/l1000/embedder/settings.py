@@ -169,7 +169,7 @@ class EmbedSettings(LoopSettings):
     @model_validator(mode="after")
     def nothing_is_annealed(self) -> EmbedSettings:
         """There is one term."""
-        if self.annealing != type(self).model_fields["annealing"].default:
+        if self.annealing.given:
             raise ValueError(
                 "'annealing' weighs a VAE's KL term; of an embedding only the margin rises"
             )

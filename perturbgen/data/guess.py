@@ -1,0 +1,404 @@
+"""Which column of a stranger's file is which of ours: guessed from names and values, with reasons.
+
+What is written is a column map, a comment for each line; nothing of it is used before somebody can
+read it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.data.survey import Survey
+
+# Names that columns have, best first; of words split at capitals, dots and underscores.
+_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "compound": (
+        "perturbation",
+        "compound",
+        "drug",
+        "sm name",
+        "treatment",
+        "target gene",
+        "gene target",
+        "perturbed gene",
+        "condition",
+        "stimulus",
+        "stimulation",
+        "stim",
+        "agent",
+        "product name",
+        "guide identity",
+        "knockout",
+        "pert",
+        "perturbation name",
+        "drugname",
+        "treatment name",
+        "group",
+        "gene",
+        "guide",
+        "sgrna",
+        "label",
+    ),
+    "cell_type": (
+        "cell type",
+        "celltype",
+        "cell line",
+        "cellline",
+        "cell label",
+        "cell identity",
+        "seurat annotations",
+        "annotation",
+        "cluster",
+        "line",
+        "cell",
+        "leiden",
+        "louvain",
+        "seurat clusters",
+    ),
+    "donor": ("donor", "patient", "individual", "subject", "participant", "mouse", "animal", "ind"),
+    "well": ("well", "well position"),
+    "sample": (
+        "sample",
+        "replicate",
+        "biological replicate",
+        "rep",
+        "hashtag",
+        "tube",
+        "bio replicate",
+        "orig ident",
+    ),
+    "plate": (
+        "plate",
+        "plate name",
+        "culture plate",
+        "batch",
+        "gem group",
+        "gemgroup",
+        "lane",
+        "channel",
+        "run",
+        "pool",
+        "chip",
+    ),
+    "row": ("row",),
+    "dose": (
+        "dose",
+        "dosage",
+        "concentration",
+        "conc",
+        "dose val",
+        "dose value",
+        "dose um",
+        "dose u m",
+    ),
+}
+# What controls are called, those that are vehicles of compounds before those of genes and stimuli.
+_CONTROLS: Final = (
+    r"dmso( vehicle| control)?|dimethyl sulfoxide|vehicle( control)?( \(?dmso\)?)?|veh|pbs|"
+    r"solvent|saline|water|etoh|ethanol",
+    r"non ?targeting( control)?|nontargeting|nt(c| ctrl)?|safe ?targeting|scrambled?|negctrl|"
+    r"neg(ative)?( ctrl| control)?|no ?target|olfactory",
+    r"ctrl|control|ctr|cntrl|untreated|unstim(ulated)?|unperturbed|mock|none|no treatment|"
+    r"baseline|wt|wild ?type|media|medium|resting|naive",
+)
+_COORDINATE: Final = r"[A-P]0?\d{1,2}"
+_MOST_TYPES: Final = 500  # more than this are barcodes
+
+
+class Guess(NamedTuple):
+    """A guessed value, why, and whether it is more than a hope."""
+
+    value: str
+    why: str
+    sure: bool = True
+
+
+@dataclass
+class Guesses:
+    """What a file's columns are taken for; ``given`` is what a user said, which is not doubted."""
+
+    survey: Survey
+    given: Mapping[str, str] = field(default_factory=dict)
+    columns: dict[str, Guess] = field(default_factory=dict)
+    constants: dict[str, Guess] = field(default_factory=dict)
+    extract: dict[str, Guess] = field(default_factory=dict)
+    join: dict[str, tuple[str, str]] = field(default_factory=dict)
+    vehicle: Guess | None = None
+
+    @classmethod
+    def of(cls, survey: Survey, **given: str | None) -> Guesses:
+        """Of a survey; ``given`` are columns by our names, and the ``vehicle``."""
+        guesses = cls(survey, {name: value for name, value in given.items() if value is not None})
+        for name, column in guesses.given.items():
+            if name != "vehicle" and column not in survey.obs:
+                raise SchemaError(
+                    f"{survey.path} has no column {column!r} (for {name})",
+                    fix=suggest(column, map(str, survey.obs.columns)),
+                )
+        guesses._choose()
+        return guesses
+
+    @property
+    def atlas(self) -> bool:
+        """Whether nothing looks like a perturbation."""
+        return "compound" not in self.columns
+
+    def _choose(self) -> None:
+        self._take("compound", self._compound)
+        self._take("cell_type", lambda: self._by_name("cell_type", self._types()))
+        if "cell_type" not in self.columns:
+            why = "no column looks like cell types or lines: all cells are of one"
+            self.constants["cell_type"] = Guess("cells", why)
+        if not self.atlas:
+            self._vehicle()
+        for name, fits in (
+            ("donor", self._crosses),
+            ("well", self._is_well),
+            ("row", self._is_row),
+        ):
+            self._take(name, lambda name=name, fits=fits: self._by_name(name, fits()))
+        if "well" not in self.columns:
+            self._take("sample", lambda: self._by_name("sample", self._varies()))
+        self._take("plate", lambda: self._by_name("plate", self._is_batch()))
+        if not self.atlas:
+            self._doses()
+            self._donor_in_sample()
+
+    def _take(self, name: str, guess: object) -> None:
+        """What was given for ``name``, or what is guessed, if anything."""
+        if name in self.given:
+            self.columns[name] = Guess(self.given[name], "as you said")
+        elif (found := guess()) is not None:  # type: ignore[operator]
+            self.columns[name] = found
+
+    def _values(self, column: str) -> pd.Series:
+        return self.survey.obs[column].dropna()
+
+    def _levels(self, column: str) -> list[str]:
+        return [_text(value) for value in self._values(column).unique()]
+
+    def _free(self) -> Iterator[str]:
+        """Columns that nothing has been made of, yet."""
+        taken = {guess.value for guess in self.columns.values()}
+        yield from (str(name) for name in self.survey.obs if str(name) not in taken)
+
+    def _by_name(self, role: str, candidates: Iterable[str]) -> Guess | None:
+        """The candidate whose name is the best one for a role."""
+        known = ((_rank(name, role), name) for name in candidates)
+        ranked = [(rank, name) for rank, name in known if rank is not None]
+        if not ranked:
+            return None
+        name = min(ranked)[1]
+        return Guess(name, self._described(name))
+
+    def _described(self, column: str) -> str:
+        levels = self._levels(column)
+        return f"{len(levels)} value{'s' * (len(levels) > 1)}: {shorten(levels, 3)}"
+
+    def _compound(self) -> Guess | None:
+        """The column of the perturbation: by its name, and by values that look like controls."""
+        best: tuple[float, str] | None = None
+        for name in self._free():
+            levels = self._levels(name)
+            if not 2 <= len(levels) <= max(20, len(self.survey.obs) // 2):
+                continue
+            rank = _rank(name, "compound")
+            control = _control_of(levels)
+            numbers = pd.api.types.is_numeric_dtype(self.survey.obs[name].dtype)
+            if (rank is None or numbers) and control is None:
+                continue
+            score = (0.0 if rank is None else 30.0 - rank) + (20 if control else 0) - 20 * numbers
+            # "ctrl" beside "disease" is weaker evidence where the name says something else
+            if rank is None and any(_rank(name, other) is not None for other in _NAMES):
+                continue
+            if best is None or score > best[0]:
+                best = (score, name)
+        if best is None or best[0] < 10:
+            return None
+        return Guess(best[1], self._described(best[1]), sure=best[0] >= 20)
+
+    def _vehicle(self) -> None:
+        column = self.columns["compound"].value
+        levels = self._levels(column)
+        asked = self.given.get("vehicle")
+        if asked is not None:
+            if asked not in levels:
+                raise SchemaError(
+                    f"no cell has {column} = {asked!r}, the vehicle you named",
+                    expected="the value of the cells that others are compared with",
+                    fix=suggest(asked, levels),
+                )
+            self.vehicle = Guess(asked, "as you said")
+        elif (name := _control_of(levels)) is not None:
+            self.vehicle = Guess(name, f"the name of a control among {len(levels)} values")
+        else:
+            sizes = self._values(column).map(_text).value_counts()
+            why = f"no value looks like a control; this one has most cells ({sizes.iloc[0]:,})"
+            self.vehicle = Guess(str(sizes.index[0]), why, sure=False)
+
+    def _types(self) -> Iterator[str]:
+        """Columns of a few values each of which is more than a perturbation's other name."""
+        for name in self._free():
+            levels = len(self._levels(name))
+            few = levels <= min(_MOST_TYPES, max(2, len(self.survey.obs) // 5))
+            if levels and few and (levels == 1 or not self._tells_compound(name)):
+                yield name
+
+    def _varies(self) -> Iterator[str]:
+        for name in self._free():
+            if 2 <= len(self._levels(name)) <= max(2, len(self.survey.obs) // 2):
+                yield name
+
+    def _tells_compound(self, column: str) -> bool:
+        """Whether each of its values has one compound: a sample, or another name of it."""
+        if "compound" not in self.columns:
+            return False
+        pairs = self.survey.obs[[column, self.columns["compound"].value]].dropna()
+        return not pairs.drop_duplicates()[column].duplicated().any()
+
+    def _crosses(self) -> Iterator[str]:
+        yield from (name for name in self._varies() if self.atlas or not self._tells_compound(name))
+
+    def _is_batch(self) -> Iterator[str]:
+        """What was processed together holds several compounds, or there is only one of it."""
+        for name in self._free():
+            levels = len(self._levels(name))
+            if levels == 1 or name in set(self._crosses()):
+                yield name
+
+    def _is_well(self) -> Iterator[str]:
+        for name in self._free():  # one cell a well is a plate of bulk samples
+            if all(re.fullmatch(_COORDINATE, level, re.I) for level in self._levels(name)):
+                yield name
+
+    def _is_row(self) -> Iterator[str]:
+        for name in self._varies():
+            if all(re.fullmatch(r"[A-P]", level, re.I) for level in self._levels(name)):
+                yield name
+
+    def _doses(self) -> None:
+        """A compound of several doses is as many perturbations."""
+        compound = self.columns["compound"].value
+        self._take("dose", lambda: self._by_name("dose", self._varies()))
+        if "dose" not in self.columns or self.vehicle is None:
+            return
+        dose = self.columns["dose"].value
+        pairs = self.survey.obs[[compound, dose]].dropna().drop_duplicates()
+        treated = pairs[pairs[compound].map(_text) != self.vehicle.value]
+        if treated[compound].duplicated().any():
+            self.join["compound"] = (compound, dose)
+            del self.columns["dose"]
+
+    def _donor_in_sample(self) -> None:
+        """A donor whose name is what is left of the sample's without the compound's."""
+        if "donor" in self.columns or "sample" not in self.columns:
+            return
+        sample, compound = self.columns["sample"].value, self.columns["compound"].value
+        pairs = self.survey.obs[[sample, compound]].dropna().drop_duplicates().map(_text)
+        names = "|".join(re.escape(name) for name in sorted(pairs[compound].unique()))
+        pattern = rf"^(?:{names})[-_ .]*(.+)$"
+        donors = pairs[sample].str.extract(pattern, expand=False)
+        counts = pairs[compound].groupby(donors).nunique()
+        if donors.notna().all() and len(counts) > 1 and (counts > 1).all():
+            why = f"{sample} is the compound and {shorten(counts.index, 3)}"
+            self.extract["donor"] = Guess(f"{sample}\0{pattern}", why)
+
+    def to_toml(self, layer: tuple[str | None, str], title: str) -> str:
+        """The column map, a reason beside every line."""
+        where, why = layer
+        lines = [f"# {title}", "# Each line is a guess, and why: change what is wrong.", ""]
+        if self.vehicle is not None:
+            doubt = "" if self.vehicle.sure else "CHECK THIS: "
+            lines.append(f"vehicle = {_quoted(self.vehicle.value)}  # {doubt}{self.vehicle.why}")
+        if where is not None:
+            lines.append(f"layer = {_quoted(where)}  # {why}")
+        if self.atlas:
+            lines.append("atlas = true  # no column looks like a perturbation")
+        lines += ["", "[columns]  # ours = theirs"]
+        joined = set(self.join)
+        for name, guess in self.columns.items():
+            if name not in joined:
+                doubt = "" if guess.sure else "CHECK THIS: "
+                lines.append(f"{name} = {_quoted(guess.value)}  # {doubt}{_line(guess.why)}")
+        for name, (one, other) in self.join.items():
+            lines += ["", "[join]", f"{name} = [{_quoted(one)}, {_quoted(other)}]  # several doses"]
+        for name, guess in self.constants.items():
+            lines += ["", "[constants]", f"{name} = {_quoted(guess.value)}  # {guess.why}"]
+        for name, guess in self.extract.items():
+            column, pattern = guess.value.split("\0")
+            rule = f"{{ column = {_quoted(column)}, pattern = {_quoted(pattern)} }}"
+            lines += ["", "[extract]", f"{name} = {rule}  # {_line(guess.why)}"]
+        return "\n".join(lines) + "\n"
+
+    def records(self) -> list[dict[str, str]]:
+        """A row for each guess, to be shown."""
+        named = {"vehicle": self.vehicle} if self.vehicle is not None else {}
+        rows = [{"ours": n, "theirs": g.value, "why": g.why} for n, g in named.items()]
+        rows += [{"ours": n, "theirs": g.value, "why": g.why} for n, g in self.columns.items()]
+        for row in rows:
+            if row["ours"] in self.join:
+                row["theirs"] = " + ".join(self.join[row["ours"]])
+        rows += [{"ours": n, "theirs": "", "why": g.why} for n, g in self.constants.items()]
+        rows += [
+            {"ours": n, "theirs": f"part of {g.value.partition(chr(0))[0]}", "why": g.why}
+            for n, g in self.extract.items()
+        ]
+        return rows
+
+
+def _words(name: str) -> str:
+    """A column's name in lower case, words apart, trailing numbers and ids gone."""
+    split = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
+    words = re.sub(r"[^a-z0-9]+", " ", split.lower()).strip()
+    words = re.sub(r"( ?\d+)$", "", words)
+    return words or name.lower()
+
+
+def _rank(name: str, role: str) -> float | None:
+    """How good a name is for a role, 0 the best; None where it says nothing of it."""
+    known, words = _NAMES[role], _words(name)
+    if words in known:
+        return float(known.index(words))
+    bare = re.sub(r" (id|ids|name|label|code|no|nr|number)$", "", words)
+    if bare in known:  # an id is a less likely name than the name itself
+        return known.index(bare) + 1.5
+    return None
+
+
+def _control_of(levels: Iterable[str]) -> str | None:
+    """The level that is called as controls are, the likeliest vehicle of several."""
+    for pattern in _CONTROLS:
+        found = [
+            level
+            for level in levels
+            if re.fullmatch(pattern, re.sub(r"[^a-z0-9()]+", " ", level.lower()).strip())
+        ]
+        if found:
+            return min(found, key=lambda level: (len(level), level))
+    return None
+
+
+def _text(value: object) -> str:
+    """A label as text; a number as one writes it."""
+    if isinstance(value, float | np.floating):
+        return f"{value:g}"
+    return str(value)
+
+
+def _quoted(text: str) -> str:
+    """A TOML string."""
+    if "\\" in text and "'" not in text:
+        return f"'{text}'"
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())
