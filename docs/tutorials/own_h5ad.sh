@@ -52,8 +52,9 @@ perturbgen de samples.h5ad --by cell_type --out de.parquet --plots de.html
 #
 # ## Train, predict, score
 #
-# The configuration names the cells, what the model is told of each of them, and the model. Three
-# conditions were set apart in `conditions.csv`.
+# The configuration names the cells, what the model is told of each of them, and the model. What
+# `conditions.csv` lists was set apart: the model is not trained on it, so that it can be predicted
+# and scored.
 cat theirs/config.toml theirs/conditions.csv
 perturbgen train theirs/config.toml --set training.epochs=20 --set annealing.warmup=5
 
@@ -64,9 +65,8 @@ perturbgen score de.parquet predictions.parquet --rows intersection --genes inte
   --out scores
 
 # %%
-# With one patient to a sample, three patients, and few cells, nothing of this is a finding; that
-# is the road. Read the intervals, and [compare with the baselines](comparing.md) before you
-# believe a model.
+# With three patients, few cells and one condition to predict, nothing of this is a finding. It is
+# the road. [Compare with the baselines](comparing.md) before you believe a model.
 #
 # ## What perturbgen needs
 #
