@@ -106,7 +106,8 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
             "learning_rate": 2e-3,
             "precision": "auto",
         },
-        "board": {"every": epochs},
+        # a UMAP for TensorBoard takes half as long as these trainings; cells.html has a map
+        "board": {"every": epochs, "umap": False},
     }
     annealing = {"annealing": {"warmup": max(1, epochs // 4)}} if kind == "nbvae" else {}
     return RunSettings.load(base=merge(base, annealing))

@@ -65,7 +65,7 @@ def main(
     make(run, settings)
     say(
         f"report       {run / 'report.html'}; {run / 'summary.html'} shows the cells, "
-        f"{run / 'de.html'} the tests"
+        f"{run / 'de.html'} the tests, {run / 'cells.html'} real beside generated cells"
     )
     say(f"scorecard    {run / 'comparison' / 'scorecard.md'}")
     say(f"generated    {run / 'generated'} (cells of the conditions that nobody measured)")
@@ -93,7 +93,9 @@ def make(run: Path, settings: Demo) -> None:
         seconds = time.monotonic() - began
         say(f"after {seconds:.0f} s  {run / 'summary.html'}: the first pictures, of the cells")
         test(cells, run)
-        trained = {"nbvae": train_model("nbvae", run, **options), "dgd": dgd()}
+        trained = {"nbvae": train_model("nbvae", run, **options)}
+        draw_cells(run, trained["nbvae"], seed=settings.seed)
+        trained["dgd"] = dgd()
     methods = {
         name: as_method(trained[kind], run, replicates=settings.replicates)
         for kind, name in NAMES.items()
@@ -129,6 +131,20 @@ def test(cells: AnnData, run: Path) -> None:
     log_projector(bulk, run)
 
 
+def draw_cells(run: Path, trained: Path, *, seed: int) -> None:
+    """The page of real beside generated cells, on which planted states colour the latent space."""
+    import pandas as pd
+
+    from perturbgen.train import cells_page, load_run
+
+    model = load_run(trained)
+    path, states = run / "competition" / "truth_states.parquet", None
+    if path.exists():  # a world may be simulated without
+        states = pd.read_parquet(path).set_index("obs_id")
+    page = cells_page(model, model.open_cells(run / "counts.h5ad"), states=states, seed=seed)
+    page.write(run / "cells.html")
+
+
 def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[str, pd.DataFrame]:
     """Methods on the withheld conditions, between zeros and the experiment repeated: the ranking,
     and a page.
@@ -148,7 +164,11 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
         run / "comparison",
         title="Who predicts the withheld conditions best?",
         report=(run / "report.html").absolute(),
-        links={"the cells": "summary.html", "differential expression": "de.html"},
+        links={
+            "the cells": "summary.html",
+            "real beside generated cells": "cells.html",
+            "differential expression": "de.html",
+        },
     )
     show_comparison(found)
     raise_failures(found, run / "comparison")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,9 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from perturbgen.train import Recipe
 
+log = logging.getLogger(__name__)
+
+_IGNORED = 0.3  # of the real differences between conditions
 _Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
@@ -165,6 +169,9 @@ def _evaluate(
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
+    plots: Annotated[
+        Path | None, typer.Option(help="A page (.html) of real beside generated cells.")
+    ] = None,
     columns: Columns = None,
     layer: Layer = None,
     device: Device = "auto",
@@ -180,16 +187,28 @@ def _evaluate(
 
     Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
     """
-    from perturbgen.train import load_run
+    from perturbgen.train import cells_page, load_run
     from perturbgen.train.heldout import CellJudge
 
     if out is not None:
         check_output(out, ".json")
+    if plots is not None:
+        check_output(plots, ".html", option="--plots")
     trained = load_run(run, device=device)
     store = trained.open_cells(file, layer=layer, columns=columns, part=part)
     found = CellJudge(trained, store).numbers(samples=samples, seed=seed)
+    if plots is not None:
+        cells_page(trained, store, seed=seed).write(plots)
     if out is not None:
         _save_json(found, out)
+    ratio = found["predictive"].get("between_conditions_generated_over_real")
+    if ratio is not None and ratio < _IGNORED:
+        log.warning(
+            "generated cells of different conditions differ %.2g times as much as real ones: the "
+            "model hardly uses its conditions, and predictions of them will be weak. A way out is "
+            '[model.decoder] additive = true, or more epochs, or kind = "dgd"',
+            ratio,
+        )
     if as_json:
         show_table([found], as_json=True)
         return

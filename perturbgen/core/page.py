@@ -57,6 +57,10 @@ class Page:
         """A paragraph of plain text."""
         self._parts.append(f"<p>{escape(text)}</p>")
 
+    def warning(self, text: str) -> None:
+        """A paragraph that is marked, of plain text."""
+        self._parts.append(f'<p class="warning">{escape(text)}</p>')
+
     def table(self, rows: Sequence[Mapping[str, Any]], *, search: str = "") -> None:
         """Records as a table; numbers to the right.
 

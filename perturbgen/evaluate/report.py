@@ -62,7 +62,7 @@ def report_page(
     for sentence in rest:
         page.text(sentence)
     for warning in warnings:
-        page.block(f'<p class="warning">{escape(warning)}</p>')
+        page.warning(warning)
     page.text(text.describe())
     page.section("Ranking", text.headline_note())
     page.table(_unbroken(text.headline_records()))
@@ -140,7 +140,7 @@ def _tables_section(page: Page, card: Scorecard) -> None:
         [
             {
                 "metric": metric.title,
-                "what it tells": metric.meaning,
+                "what it tells": metric.meaning or "-",  # of an extension
                 "better": "more" if metric.higher_is_better else "less",
                 "range": f"{metric.low:g} to {metric.high:g}".replace("inf", "∞"),
                 "definition": metric.definition,

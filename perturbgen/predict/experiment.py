@@ -175,7 +175,7 @@ class MeasuredExperiment:
         joined = AnnData(counts, obs=obs, var=pd.DataFrame(index=self.real.var_names))
         if self.flavour is not None:
             return flavour_table(joined, flavour=self.flavour, control=self.vehicle, **options)
-        asked = {"group": "compound", "control": self.vehicle, "by": "cell_type"}
+        asked: dict[str, Any] = {"group": "compound", "control": self.vehicle, "by": "cell_type"}
         design = self.design or usual_design(obs, **asked)
         log.debug("design %s", design)
         return limma_table(joined, design=design, **asked, **options)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from matplotlib.figure import Figure
+    from scipy import sparse
 
     from perturbgen.models import CellBatch, LatentModel
     from perturbgen.train.loop import Training
@@ -144,6 +145,23 @@ def _chosen_cells(store: CountStore, positions: np.ndarray, size: int = 512) -> 
     for batch in store.subset(positions).batches(size, dense=False):
         index = where[batch.index.cpu()].to(batch.index.device)
         yield cast("CellBatch", Batch(index, batch.counts, batch.codes))
+
+
+def drawn_like(model: LatentModel, store: CountStore, *, seed: int) -> sparse.csr_matrix:
+    """Counts (cells, genes) of as many cells, drawn for the store's conditions and sizes."""
+    import torch
+    from scipy import sparse
+
+    from perturbgen.models import sizes
+
+    parts: list[sparse.csr_matrix] = []
+    for batch in CellFeed(store, 256).once():
+        generator = torch.Generator(batch.codes.device).manual_seed(seed + len(parts))
+        size = sizes(batch.counts, model.decoder.scaling)
+        with torch.no_grad():
+            counts = model.sample(batch.codes, size, generator)
+        parts.append(sparse.csr_matrix(counts.cpu().numpy().astype(np.int32)))
+    return sparse.vstack(parts, format="csr")
 
 
 class CellBoard(Board):

@@ -31,6 +31,7 @@ def test_the_demo_writes_what_it_says(tmp_path: Path) -> None:
         "comparison/scorecard.md",
         "comparison/scorecard.parquet",
         "de.html",
+        "cells.html",
         "de.parquet",
         "submission.csv",
         "projector_config.pbtxt",
