@@ -194,7 +194,8 @@ class DGD(LatentModel):
             each = (z.expand(len(batch.codes), -1) for z in points)
             losses = torch.stack([-given(z) - self.prior_log_prob(z) for z in each])
         # The loss has a valley for each component: one mean stands for all where there is one.
-        more = losses[: len(means)].argsort(dim=0)[:starts] if len(means) > 1 else []
+        several = starts if len(means) > 1 else 0
+        more = losses[: len(means)].argsort(dim=0)[:several]
         fits = (
             self._search(points[chosen], batch, steps=steps, tolerance=tolerance)
             for chosen in (losses.argmin(dim=0), *more)
