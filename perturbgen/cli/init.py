@@ -230,8 +230,9 @@ def _config(
     for name in ("cell_type", "compound", "plate"):
         if name in obs and (name != "plate" or 1 < obs[name].nunique() <= 200):
             lines.append(f"[conditions.{name}]")
-            if name == "compound" and _has_pairs(obs, guesses):
+            if name == "compound" and guesses.vehicle and _has_pairs(obs, guesses):
                 lines.append('encoding = "combination"  # A+B is A and B')
+                lines.append(f"control = {_literal(guesses.vehicle.value)}")
     lines += [
         "",
         "[model]",
@@ -307,22 +308,29 @@ def _notes(survey: Survey, guesses: Guesses, folder: Path) -> list[str]:
 
 def _commands(source: Path, folder: Path, guesses: Guesses) -> str:
     """What to type next."""
+    from shlex import quote
+
     from perturbgen.core.files import slug
 
-    run = f"{folder}/runs/0001-{slug(source.stem)}-s0"
-    lines = [f"perturbgen data check {source} --columns {folder}/columns.toml"]
-    lines.append(f"perturbgen train {folder}/config.toml --runs {folder}/runs")
+    file, run = quote(str(source)), quote(f"{folder}/runs/0001-{slug(source.stem)}-s0")
+
+    def own(name: str) -> str:
+        return quote(f"{folder}/{name}")
+
+    check = f"perturbgen data check {file} --columns {own('columns.toml')}"
+    train = f"perturbgen train {own('config.toml')} --runs {own('runs')}"
     if guesses.atlas:
-        lines.append(f"perturbgen encode {run} {source} --out {folder}/latents.h5ad")
-        return "\n".join(f"    {line}" for line in lines)
-    lines += [
-        f"perturbgen predict {run} --cells {source} --conditions {folder}/conditions.csv "
-        f"--out {folder}/predictions.parquet",
-        f"perturbgen pseudobulk {source} --columns {folder}/columns.toml "
-        f"--out {folder}/samples.h5ad",
-        f"perturbgen de {folder}/samples.h5ad --by cell_type --out {folder}/de.parquet",
-        f"perturbgen score {folder}/de.parquet {folder}/predictions.parquet --rows intersection "
-        f"--genes intersection --out {folder}/scores",
+        encode = f"perturbgen encode {run} {file} --out {own('latents.h5ad')}"
+        return "\n".join(f"    {line}" for line in (check, train, encode))
+    lines = [
+        check,
+        train,
+        f"perturbgen predict {run} --cells {file} --conditions {own('conditions.csv')} "
+        f"--out {own('predictions.parquet')}",
+        f"perturbgen pseudobulk {file} --columns {own('columns.toml')} --out {own('samples.h5ad')}",
+        f"perturbgen de {own('samples.h5ad')} --by cell_type --out {own('de.parquet')}",
+        f"perturbgen score {own('de.parquet')} {own('predictions.parquet')} --rows intersection "
+        f"--genes intersection --out {own('scores')}",
     ]
     return "\n".join(f"    {line}" for line in lines)
 

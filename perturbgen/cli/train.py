@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,6 +32,9 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     from perturbgen.train import Recipe
 
+log = logging.getLogger(__name__)
+
+_IGNORED = 0.3  # of the real differences between conditions
 _Cells = Annotated[
     Path,
     typer.Argument(metavar="FILE", help="Raw counts (.h5ad) with the run's conditions in obs."),
@@ -197,6 +201,14 @@ def _evaluate(
         cells_page(trained, store, seed=seed).write(plots)
     if out is not None:
         _save_json(found, out)
+    ratio = found["predictive"].get("between_conditions_generated_over_real")
+    if ratio is not None and ratio < _IGNORED:
+        log.warning(
+            "generated cells of different conditions differ %.2g times as much as real ones: the "
+            "model hardly uses its conditions, and predictions of them will be weak. A way out is "
+            '[model.decoder] additive = true, or more epochs, or kind = "dgd"',
+            ratio,
+        )
     if as_json:
         show_table([found], as_json=True)
         return

@@ -118,6 +118,30 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+@contextmanager
+def said_once(*rooms: str) -> Iterator[None]:
+    """While this lasts, the log of some rooms says the same thing once and not again."""
+    said: set[tuple[object, ...]] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        key = (record.name, record.getMessage())
+        if key in said:
+            return False
+        said.add(key)
+        return True
+
+    # a filter hears what its own logger says, and not what those below it say
+    known = list(logging.root.manager.loggerDict)
+    loggers = [logging.getLogger(name) for name in known if name.startswith(rooms)]
+    for logger in loggers:
+        logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeFilter(is_new)
+
+
 def duration(seconds: float) -> str:
     """A time as one says it: ``40 s``, ``4 min``, ``1.5 h``."""
     if seconds < 90:

@@ -93,11 +93,43 @@ def read_frame(
             cause="an unquoted comma in a name",
             fix='put such a name in "quotes"',
         )
+    if path.suffix != ".gz":  # which has a checksum
+        _require_whole_text(path, len(frame.columns))
     require_columns(frame.columns, columns, path)
     if frame.empty and not may_be_empty:
         what = f"{path} has a header but no rows"
         raise InputError(what, expected="at least one row", cause=BROKEN)
     return frame
+
+
+def _require_whole_text(path: Path, fields: int) -> None:
+    """There is no NUL in a CSV, and its last row is not cut off.
+
+    pandas reads both without a word. Short rows elsewhere pass: Excel leaves out trailing commas.
+    """
+    commas, quoted, last = 0, False, b""
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            if b"\0" in block:
+                raise InputError(
+                    f"{path} holds NUL bytes",
+                    expected="text, in UTF-8",
+                    cause=f"text in UTF-16, or {BROKEN}",
+                    fix="save it as UTF-8, or fetch it again",
+                )
+            row = max(block.rfind(b"\n"), block.rfind(b"\r")) + 1
+            before = 0 if row else commas
+            # a quoted name may hold commas and ends of lines, which only a parser tells apart
+            quoted = b'"' in block[row:] or (quoted and not row)
+            commas, last = before + block.count(b",", row), block[row:]
+    if last.strip() and not quoted and commas + 1 < fields:
+        raise InputError(
+            f"{path} ends within a row: its last one has {commas + 1:,} of {fields:,} fields, and "
+            "no end of line",
+            expected="whole rows",
+            cause=BROKEN,
+            fix="fetch it again; of a row that you wrote yourself, end the line",
+        )
 
 
 @contextmanager

@@ -22,7 +22,13 @@ from perturbgen.data.kaggle import (
 )
 from perturbgen.data.maps import GREY, named, pseudobulk_components, tints
 from perturbgen.data.openproblems import DE_LAYER, read_openproblems, read_openproblems_de
-from perturbgen.data.samples import parts_of_label, sampled, samples_of, with_samples
+from perturbgen.data.samples import (
+    parts_of_label,
+    sample_problem,
+    sampled,
+    samples_of,
+    with_samples,
+)
 from perturbgen.data.schema import KAGGLE_COLUMNS, depth, find_violations, validate
 from perturbgen.data.splits import KNOWN_IN_TARGETS, TARGETS, Split
 from perturbgen.data.store import Batch, CountStore

@@ -15,99 +15,9 @@ import numpy as np
 import pandas as pd
 
 from perturbgen.core.errors import SchemaError, shorten, suggest
+from perturbgen.data.column_names import ROLES, control_of, name_rank
 from perturbgen.data.survey import Survey
 
-# Names that columns have, best first; of words split at capitals, dots and underscores.
-_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
-    "compound": (
-        "perturbation",
-        "compound",
-        "drug",
-        "sm name",
-        "treatment",
-        "target gene",
-        "gene target",
-        "perturbed gene",
-        "condition",
-        "stimulus",
-        "stimulation",
-        "stim",
-        "agent",
-        "product name",
-        "guide identity",
-        "knockout",
-        "pert",
-        "perturbation name",
-        "drugname",
-        "treatment name",
-        "group",
-        "gene",
-        "guide",
-        "sgrna",
-        "label",
-    ),
-    "cell_type": (
-        "cell type",
-        "celltype",
-        "cell line",
-        "cellline",
-        "cell label",
-        "cell identity",
-        "seurat annotations",
-        "annotation",
-        "cluster",
-        "line",
-        "cell",
-        "leiden",
-        "louvain",
-        "seurat clusters",
-    ),
-    "donor": ("donor", "patient", "individual", "subject", "participant", "mouse", "animal", "ind"),
-    "well": ("well", "well position"),
-    "sample": (
-        "sample",
-        "replicate",
-        "biological replicate",
-        "rep",
-        "hashtag",
-        "tube",
-        "bio replicate",
-        "orig ident",
-    ),
-    "plate": (
-        "plate",
-        "plate name",
-        "culture plate",
-        "batch",
-        "gem group",
-        "gemgroup",
-        "lane",
-        "channel",
-        "run",
-        "pool",
-        "chip",
-    ),
-    "row": ("row",),
-    "dose": (
-        "dose",
-        "dosage",
-        "concentration",
-        "conc",
-        "dose val",
-        "dose value",
-        "dose um",
-        "dose u m",
-    ),
-}
-# What controls are called, those that are vehicles of compounds before those of genes and stimuli.
-_CONTROLS: Final = (
-    r"dmso( vehicle| control)?|dimethyl sulfoxide|vehicle( control)?( \(?dmso\)?)?|veh|pbs|"
-    r"solvent|saline|water|etoh|ethanol",
-    r"non ?targeting( control)?|nontargeting|nt(c| ctrl)?|safe ?targeting|scrambled?|negctrl|"
-    r"neg(ative)?( ctrl| control)?|no ?target|olfactory",
-    r"ctrl|control|ctr|cntrl|untreated|unstim(ulated)?|unperturbed|mock|none|no treatment|"
-    r"baseline|wt|wild ?type|media|medium|resting|naive",
-)
 _COORDINATE: Final = r"[A-P]0?\d{1,2}"
 _MOST_TYPES: Final = 500  # more than this are barcodes
 
@@ -191,7 +101,7 @@ class Guesses:
 
     def _by_name(self, role: str, candidates: Iterable[str]) -> Guess | None:
         """The candidate whose name is the best one for a role."""
-        known = ((_rank(name, role), name) for name in candidates)
+        known = ((name_rank(name, role), name) for name in candidates)
         ranked = [(rank, name) for rank, name in known if rank is not None]
         if not ranked:
             return None
@@ -209,14 +119,14 @@ class Guesses:
             levels = self._levels(name)
             if not 2 <= len(levels) <= max(20, len(self.survey.obs) // 2):
                 continue
-            rank = _rank(name, "compound")
-            control = _control_of(levels)
+            rank = name_rank(name, "compound")
+            control = control_of(levels)
             numbers = pd.api.types.is_numeric_dtype(self.survey.obs[name].dtype)
             if (rank is None or numbers) and control is None:
                 continue
             score = (0.0 if rank is None else 30.0 - rank) + (20 if control else 0) - 20 * numbers
             # "ctrl" beside "disease" is weaker evidence where the name says something else
-            if rank is None and any(_rank(name, other) is not None for other in _NAMES):
+            if rank is None and any(name_rank(name, other) is not None for other in ROLES):
                 continue
             if best is None or score > best[0]:
                 best = (score, name)
@@ -236,12 +146,30 @@ class Guesses:
                     fix=suggest(asked, levels),
                 )
             self.vehicle = Guess(asked, "as you said")
-        elif (name := _control_of(levels)) is not None:
+        elif (name := control_of(levels)) is not None:
             self.vehicle = Guess(name, f"the name of a control among {len(levels)} values")
+        elif (name := self._undosed(column)) is not None:
+            self.vehicle = Guess(name, "the only value whose dose is 0 everywhere")
         else:
             sizes = self._values(column).map(_text).value_counts()
             why = f"no value looks like a control; this one has most cells ({sizes.iloc[0]:,})"
             self.vehicle = Guess(str(sizes.index[0]), why, sure=False)
+
+    def _undosed(self, column: str) -> str | None:
+        """The one compound that was never given, by a column of doses."""
+        named = self.given.get("dose") or next(
+            (name for name in self._free() if name_rank(name, "dose") is not None), None
+        )
+        if named is None or not pd.api.types.is_numeric_dtype(self.survey.obs[named].dtype):
+            return None
+        most = (
+            self.survey.obs[named]
+            .abs()
+            .groupby(self.survey.obs[column].map(_text).astype(str))
+            .max()
+        )
+        none = most.index[most == 0]
+        return str(none[0]) if len(none) == 1 < len(most) else None
 
     def _types(self) -> Iterator[str]:
         """Columns of a few values each of which is more than a perturbation's other name."""
@@ -351,38 +279,6 @@ class Guesses:
             for n, g in self.extract.items()
         ]
         return rows
-
-
-def _words(name: str) -> str:
-    """A column's name in lower case, words apart, trailing numbers and ids gone."""
-    split = re.sub(r"([a-z])([A-Z])", r"\1 \2", name)
-    words = re.sub(r"[^a-z0-9]+", " ", split.lower()).strip()
-    words = re.sub(r"( ?\d+)$", "", words)
-    return words or name.lower()
-
-
-def _rank(name: str, role: str) -> float | None:
-    """How good a name is for a role, 0 the best; None where it says nothing of it."""
-    known, words = _NAMES[role], _words(name)
-    if words in known:
-        return float(known.index(words))
-    bare = re.sub(r" (id|ids|name|label|code|no|nr|number)$", "", words)
-    if bare in known:  # an id is a less likely name than the name itself
-        return known.index(bare) + 1.5
-    return None
-
-
-def _control_of(levels: Iterable[str]) -> str | None:
-    """The level that is called as controls are, the likeliest vehicle of several."""
-    for pattern in _CONTROLS:
-        found = [
-            level
-            for level in levels
-            if re.fullmatch(pattern, re.sub(r"[^a-z0-9()]+", " ", level.lower()).strip())
-        ]
-        if found:
-            return min(found, key=lambda level: (len(level), level))
-    return None
 
 
 def _text(value: object) -> str:

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.errors import shorten
 from perturbgen.core.tables import CONDITION
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
 _NO_PLATE: Final = "all"  # what was processed together, where nothing says that it was not
+_OF_SAMPLES: Final = ("compound", "donor", "library")  # of which a sample has one
 _PARTS: Final = ("donor", "compound", "dose")  # tell samples apart that nobody named
 
 
@@ -64,6 +66,24 @@ def samples_of(obs: pd.DataFrame) -> pd.DataFrame:
     groups = table.groupby(list(CONDITION), sort=True)
     wells = table.drop_duplicates().groupby(list(CONDITION), sort=True).size()
     return pd.DataFrame({"samples": wells, "cells": groups.size()})
+
+
+def sample_problem(obs: pd.DataFrame) -> str:
+    """What samplers of cells and depths will refuse of these cells; "" where they take them."""
+    if not {*CONDITION} <= set(obs.columns):
+        return ""  # an atlas: there is nothing to generate conditions of
+    table = with_samples(obs)
+    names = ["plate", "well", *(name for name in _OF_SAMPLES if name in table)]
+    wells = table[names].astype(str).drop_duplicates()
+    twice = wells[wells.duplicated(["plate", "well"], keep=False)]
+    if len(twice):
+        plate, well = twice.iloc[0][["plate", "well"]]
+        own = twice[(twice["plate"] == plate) & (twice["well"] == well)]
+        differs = [name for name in names if own[name].nunique() > 1]
+        return f"cells of well {well!r} on plate {plate!r} differ in {shorten(differs)}"
+    if len(wells) < 2 and table["cell_type"].nunique() < 2:
+        return "all cells are of one sample, and of one type"
+    return ""
 
 
 def sampled(adata: AnnData) -> AnnData:

@@ -122,7 +122,7 @@ def _read_channel(path: str | Path) -> np.ndarray:
     from PIL import Image
 
     path = require_file(path, "image")
-    known = (OSError, SyntaxError, ValueError, EOFError)
+    known = (OSError, SyntaxError, ValueError, TypeError, EOFError)
     try:
         with warnings.catch_warnings():
             # Pillow only warns of a TIFF that ends too soon, and fills up with zeros
@@ -132,6 +132,7 @@ def _read_channel(path: str | Path) -> np.ndarray:
                 # afterwards the image has to be opened anew
                 image.verify()
             with Image.open(path) as image:
+                _require_strips(image)
                 pixels = np.array(image)
     except (*known, Image.DecompressionBombError, Warning) as error:
         raise InputError(
@@ -144,6 +145,31 @@ def _read_channel(path: str | Path) -> np.ndarray:
             expected="one grey channel of 8 or 16 bits",
         )
     return pixels
+
+
+def _require_strips(image: Any) -> None:
+    """The strips of a TIFF that is not compressed hold the rows of the picture, and no others.
+
+    Pillow reads by the picture's shape alone. A count of 0 is an old writer's way to leave it out.
+    """
+    tags = getattr(image, "tag_v2", {})
+    compression, samples = int(tags.get(259, 1)), int(tags.get(277, 1))
+    if 279 not in tags or compression != 1 or samples != 1:
+        return
+    width, height = image.size
+    bits = [int(n) for n in np.ravel(tags.get(258, 1))]
+    per_row = -(-width * bits[0] // 8)
+    each = min(int(tags.get(278, height)), height) or height
+    wanted = [min(each, height - first) * per_row for first in range(0, height, each)]
+    found = [int(n) for n in np.ravel(tags[279])]
+    # less than a row more is padding
+    if len(found) != len(wanted) or any(
+        n and not need <= n < need + per_row for n, need in zip(found, wanted, strict=True)
+    ):
+        raise ValueError(
+            f"its {len(found)} strips have {sum(found):,} bytes, but {width} x {height} pixels of "
+            f"{bits[0]} bits take {sum(wanted):,} in {len(wanted)}"
+        )
 
 
 def read_field(files: Mapping[int, Path], channels: list[int]) -> np.ndarray:

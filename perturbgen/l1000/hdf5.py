@@ -1,6 +1,6 @@
 """GCTX, the HDF5 form of CMap's matrices, stored (samples, genes): whole blocks read and written.
 
-``GctxFile`` reads it as it reads GCT; ``GctxWriter`` writes it with real chunks.
+``GctxFile`` reads it as it reads GCT; ``GctxWriter`` writes it with real chunks and checksums.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import pandas as pd
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import BROKEN, atomic_path, disk_errors, require_writable
 from perturbgen.core.h5ad import open_hdf5
+from perturbgen.l1000.checksums import MatrixSums, require_signed, sign
 from perturbgen.l1000.schema import MISSING, MISSING_TEXT, decode
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ _GROUPS: Final[dict[Axis, str]] = {"genes": "0/META/ROW", "samples": "0/META/COL
 _NEAR: Final = 256  # genes apart that are still read in one go from a matrix without chunks
 _CHUNK_VALUES: Final = 1024 * 256  # CMap's own chunks: 1 MB of float32
 _CHUNK_GENES: Final = 1000
+# Headers and links have checksums from HDF5 1.8 (2008) on, which whatever reads GCTX can read.
+_VERSIONS: Final = ("v108", "latest")
 
 
 def runs(positions: np.ndarray, gap: int) -> Iterator[tuple[slice, np.ndarray]]:
@@ -55,6 +58,7 @@ class Hdf5Matrix:
             version: Any = np.ravel(self.file.attrs.get("version", ""))[0]
             self.version = decode(version.item() if hasattr(version, "item") else version)
             self.matrix = self.find_matrix()
+            self.sums = MatrixSums.of(self.file, self.matrix, path)
             # CMap speaks of genes x samples, but HDF5 holds the transpose
             self.sample_axis = self.find_sample_axis(int(transposed))
         self.bytes = path.stat().st_size
@@ -108,7 +112,11 @@ class Hdf5Matrix:
     def raw_ids(self, axis: Axis) -> np.ndarray:
         """The ids in file order as stored, usually fixed-length bytes: half the memory of text."""
         with _hdf5_errors(self.path):
-            return self.file[f"{self.groups[axis]}/id"][:]
+            return self.signed(f"{self.groups[axis]}/id")
+
+    def signed(self, name: str) -> np.ndarray:
+        """Ids or a field, which are what was written where the file can tell."""
+        return require_signed(self.file[name][:], self.file[name], self.path)
 
     def field_names(self, axis: Axis) -> list[str]:
         """The metadata fields of an axis that hold one value for every id."""
@@ -119,7 +127,7 @@ class Hdf5Matrix:
     def field(self, axis: Axis, name: str, *, convert_missing: bool = True) -> np.ndarray:
         """One metadata field as numbers or text, with -666 of any spelling as missing."""
         with _hdf5_errors(self.path):
-            values = self.file[f"{self.groups[axis]}/{name}"][:]
+            values = self.signed(f"{self.groups[axis]}/{name}")
         if values.dtype.kind in "SOU":
             text: list[str | None] = [decode(value).strip() for value in values.tolist()]
             if convert_missing:
@@ -152,7 +160,9 @@ class Hdf5Matrix:
 
     def slab(self, samples: slice, genes: slice) -> np.ndarray:
         """A rectangle of the matrix, as (samples, genes)."""
-        return self.matrix[genes, samples].T if self.sample_axis else self.matrix[samples, genes]
+        rows, columns = (genes, samples) if self.sample_axis else (samples, genes)
+        found = self.matrix[rows, columns] if self.sums is None else self.sums.read(rows, columns)
+        return found.T if self.sample_axis else found
 
     def close(self) -> None:
         """Let go of the file."""
@@ -211,7 +221,8 @@ class GctxWriter:
 
     def __enter__(self) -> GctxWriter:
         with disk_errors(self.path), ExitStack() as stack:
-            self.file = h5py.File(stack.enter_context(atomic_path(self.path)), "w")
+            part = stack.enter_context(atomic_path(self.path))
+            self.file = h5py.File(part, "w", libver=_VERSIONS)
             stack.push(self.finish)
             self.stack = stack.pop_all()
         # bytes, as in CMap's own files
@@ -228,6 +239,7 @@ class GctxWriter:
             compression=None if self.compression is None else "gzip",
             compression_opts=self.compression,
         )
+        self.sums = MatrixSums.create(self.file, self.matrix)
         return self
 
     def append(self, values: np.ndarray, obs: pd.DataFrame) -> None:
@@ -240,6 +252,11 @@ class GctxWriter:
         with disk_errors(self.path):
             self.matrix.resize(self.written + len(obs), axis=0)
             self.matrix[self.written :] = values
+            # HDF5 converts other types, and what it made of them is what will be read
+            same = values.dtype == self.matrix.dtype
+            stored = values if same else self.matrix[self.written :]
+            self.sums.resize(self.written + len(obs), axis=0)
+            self.sums[self.written :] = MatrixSums.compute(stored, self.matrix.chunks[1])
         self.written += len(obs)
         self.parts.append(obs)
 
@@ -267,12 +284,13 @@ class GctxWriter:
             names = [str(name).replace("/", "|") for name in table.columns]
             fields = [_encode_text(table.index), *(_encode_field(table[n]) for n in table.columns)]
             for name, values in zip(["id", *names], fields, strict=True):
-                self.file.create_dataset(
+                dataset = self.file.create_dataset(
                     f"{group}/{name}",
                     data=values,
                     chunks=(min(1000, len(values)),) if len(values) else None,
                     compression="gzip" if len(values) else None,
                 )
+                sign(dataset, values)
 
 
 def write_gctx(

@@ -308,11 +308,11 @@ class GenerativePredictor:
         self._cells = self.cells[keep].copy()
         self._seed = int(rng.integers(2**31))
         self._run = self.model(self._cells, self._seed) if callable(self.model) else self.model
-        other = train.columns.symmetric_difference(pd.Index(self._run.card.genes))
+        other = train.columns.difference(pd.Index(self._run.card.genes))
         if len(other):
             raise SchemaError(
-                f"the run and the training table differ in genes: {shorten(other)}",
-                expected="the same genes, in any order",
+                f"the training table has genes that the run does not know: {shorten(other)}",
+                expected="genes of the run, in any order; a table may have lost some to a filter",
             )
         self._genes = train.columns
         return self

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Final
 
@@ -13,12 +14,13 @@ import pandas as pd
 
 from perturbgen.core.errors import CountsError, SchemaError, shorten
 from perturbgen.core.tables import read_frame, require_columns, require_unique
-from perturbgen.data import CountStore, CovariateEncoder
+from perturbgen.data import CountStore, CovariateEncoder, complete, parts_of_label, sample_problem
 from perturbgen.train.feeds import CellFeed
 from perturbgen.train.settings import CellData, RunSettings, _ConditionSettings
 
 log = logging.getLogger(__name__)
 
+_MOST_PAIRED: Final = 150  # single perturbations, whose pairs are all given a place
 _VALIDATION: Final = 0.1  # share of the cells that no split file names
 
 
@@ -35,6 +37,13 @@ class Cells:
     def of(cls, store: CountStore, settings: RunSettings) -> Cells:
         """Cells, split and encoded as the settings say."""
         path, conditions = settings.data.path, settings.conditions
+        # told now, and not after hours of training
+        if problem := sample_problem(store.obs):
+            log.warning(
+                "%s: generate and predict will refuse these cells. A sample (plate and well, or "
+                "what a column map calls sample) has one compound, donor and library",
+                problem,
+            )
         if not (len(store) and store.n_genes):
             raise SchemaError(f"{path} is empty: {len(store)} cells x {store.n_genes} genes")
         require_unique(store.obs.index, "cell", path)
@@ -44,6 +53,10 @@ class Cells:
             for name, condition in conditions.items()
             if condition.descriptors
         }
+        for name, condition in conditions.items():
+            if condition.encoding == "combination":
+                named = complete(store.obs, name).astype(str).unique()
+                descriptors[name] = _combinations(named, condition.control)
         # Fitted on all cells of the file: a category that only validation or test cells have keeps
         # its place, though nothing is learned of it.
         encoder = _fit_encoder(store.obs, conditions, descriptors)
@@ -94,6 +107,20 @@ def _fit_encoder(
             )
         categories[name] = tuple(sorted(table.index))
     return CovariateEncoder(categories, encoder.scales, encoder.unknown)
+
+
+def _combinations(labels: Iterable[str], control: str | None) -> pd.DataFrame:
+    """A row for every label, 1 for each of its parts (``A+B``), and for pairs nobody measured."""
+    labels = sorted(labels)
+    parts = {label: parts_of_label(label, control) for label in labels}
+    names = sorted({part for own in parts.values() for part in own if part != control})
+    single = [name for name in names if name in parts or f"{name}+{control}" in parts]
+    if len(single) <= _MOST_PAIRED and len(single) < len(labels):  # some are measured as pairs
+        measured = {frozenset(own) for own in parts.values()}
+        pairs = [pair for pair in combinations(single, 2) if frozenset(pair) not in measured]
+        parts |= {"+".join(pair): list(pair) for pair in pairs}
+    rows = [[float(name in own) for name in names] for own in parts.values()]
+    return pd.DataFrame(rows, index=list(parts), columns=names).sort_index()
 
 
 def _read_descriptors(path: Path) -> pd.DataFrame:

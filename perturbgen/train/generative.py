@@ -248,6 +248,8 @@ def _covariates(
                 table = descriptors[name].loc[list(categories)]
                 rows = torch.from_numpy(table.to_numpy(np.float32))
         encoding, width = condition.encoding, condition.width
+        if encoding == "combination":  # descriptors that its labels say themselves
+            encoding = "descriptors"
         found.append(Covariate(name, len(categories), encoding, width, condition.dropout, rows))
     return found
 

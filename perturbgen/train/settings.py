@@ -61,7 +61,9 @@ class CellData(Settings):
 class _ConditionSettings(Settings):
     """How one column of obs conditions the model."""
 
-    encoding: Literal["onehot", "embedding", "descriptors", "label"] = "onehot"
+    # "combination": A+B has the features of A and of B, so that one never measured has some, too
+    encoding: Literal["onehot", "embedding", "descriptors", "combination", "label"] = "onehot"
+    control: str | None = None  # of a "combination": the part that is nothing, as in A+ctrl
     width: Count = 16  # features of an embedding, or of mapped descriptors
     dropout: Chance = 0.0  # how often a training cell's category is withheld
     # A table (csv or parquet) with a row per category: SMILES in "smiles", else numbers.
@@ -322,7 +324,10 @@ class RunSettings(LoopSettings):
                     f"condition {name!r}: encoding 'descriptors' and a file of descriptors "
                     "go together"
                 )
-            if condition.unknown and condition.descriptors is not None:
+            if condition.control is not None and condition.encoding != "combination":
+                raise ValueError(f"condition {name!r}: 'control' is of encoding 'combination' only")
+            described = condition.descriptors is not None or condition.encoding == "combination"
+            if condition.unknown and described:
                 raise ValueError(
                     f"condition {name!r}: what has no descriptors cannot be 'unknown'; "
                     "add rows for it"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,7 @@ def train(folder: Path, data: Path, name: str) -> Path:
     }
     settings = RunSettings.load(base=base)
     with without_pictures():
-        return train_model(settings, runs=folder / "runs", accelerator="cpu")
+        return train_model(settings, runs=str(folder / "runs"), accelerator="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +252,14 @@ def test_a_missing_run_or_file_of_cells_is_told(made: Path, tmp_path: Path) -> N
             ran(made, tmp_path / "out", changed)
     with pytest.raises(ConfigError, match="cells and calibration_run belong to a run"):
         ran(made, tmp_path / "out", methods={"zeros": {"cells": "released.h5ad"}})
+
+
+def test_a_table_that_lost_genes_to_a_filter_is_no_other_task() -> None:
+    """The flavour op3 tests the genes that are expressed everywhere: a run knows more of them."""
+    cells = make_cells()
+    known = SimpleNamespace(card=SimpleNamespace(genes=GENES))
+    predictor = GenerativePredictor(lambda cells, seed: known, cells)  # type: ignore[arg-type,return-value]
+    index = pd.MultiIndex.from_tuples([("NK cells", "drug 0")])
+    predictor.fit(pd.DataFrame(0.0, index, GENES[3:]), rng=np.random.default_rng(0))
+    with pytest.raises(SchemaError, match="genes that the run does not know: 'other'"):
+        predictor.fit(pd.DataFrame(0.0, index, ["g00", "other"]), rng=np.random.default_rng(0))

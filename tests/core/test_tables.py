@@ -23,6 +23,43 @@ def test_a_row_with_a_field_more_never_shifts_the_others(tmp_path: Path, rows: s
         read_frame(path)
 
 
+@pytest.mark.parametrize("cut", ["7", "7,1.5", "7,1.5\r8"])
+def test_a_table_that_ends_within_a_row_is_refused(tmp_path: Path, cut: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,x,y\n1,.5,.25\n" + cut)
+    with pytest.raises(InputError, match=r"ends within a row: its last one has [12] of 3 fields"):
+        read_frame(path)
+    # whoever leaves out trailing commas, as Excel does, ends the line
+    path.write_text("id,x,y\n1,.5,.25\n" + cut + "\n")
+    assert read_frame(path)["y"].isna().any()
+
+
+@pytest.mark.parametrize(
+    "end", ['8,1.5,""', "8,,", "8,1.5,2", '"a\nb",1,', '"a,b\nc"', "", "8,1.5,2\r", "  "]
+)
+def test_a_last_row_without_an_end_of_line_may_be_whole(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("id,x,y\n1,.5,.25\n" + end)
+    assert read_frame(path)["x"].iloc[0] == 0.5
+
+
+def test_the_last_row_is_found_in_a_table_of_many_blocks(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    start = "id,x,y\n1,2,3\n" + "a" * 3_000_000
+    path.write_text(start + ",2,3")
+    assert read_frame(path)["y"].tolist() == [3, 3]
+    path.write_text(start + ",2")
+    with pytest.raises(InputError, match="has 2 of 3 fields"):
+        read_frame(path)
+
+
+def test_zeroed_bytes_in_a_table_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"id,x\n1,2\0\0\n2,3\n")
+    with pytest.raises(InputError, match="NUL bytes"):
+        read_frame(path)
+
+
 def test_a_quoted_comma_is_part_of_a_name(tmp_path: Path) -> None:
     path = tmp_path / "id_map.csv"
     path.write_text('id,cell_type,sm_name\n0,B,"acid, formic"\n')

@@ -56,7 +56,8 @@ def _parquet(path: Path) -> str:
 
 def _gctx(path: Path) -> str:
     with GctxFile(path) as file:
-        return _digest(file.read())
+        texts = (file.obs.to_csv(), file.var.to_csv())
+        return repr([zlib.crc32(x) for x in (file.read(), *map(str.encode, texts))])
 
 
 def _csv(path: Path) -> str:
@@ -78,7 +79,7 @@ def _image(path: Path) -> str:
 READERS: dict[str, tuple[str, Callable[[Path], str], bool]] = {
     "h5ad": ("counts.h5ad", _h5ad, True),
     "parquet": ("sim/de_train.parquet", _parquet, True),
-    "gctx": ("screen/SIM_Level4_ZSPCQNORM_x80.gctx", _gctx, False),
+    "gctx": ("screen/SIM_Level4_ZSPCQNORM_x80.gctx", _gctx, True),
     "csv": ("sim/sample_submission.csv", _csv, False),
     "csv.gz": ("submission.csv.gz", _csv, True),
     "profiles": ("bbbc021.profiles/meta.parquet", _folder, True),

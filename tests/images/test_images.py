@@ -76,6 +76,55 @@ def test_truncated_tiff(share: float, fixtures: dict[str, Path], tmp_path: Path)
         _read_channel(path)
 
 
+def with_tag(source: Path, path: Path, tag: int, value: int) -> Path:
+    """A little-endian TIFF with another value of a tag of one number."""
+    content = bytearray(source.read_bytes())
+    assert content[:2] == b"II"
+    (at,) = struct.unpack_from("<I", content, 4)
+    (entries,) = struct.unpack_from("<H", content, at)
+    for entry in range(at + 2, at + 2 + 12 * entries, 12):
+        if struct.unpack_from("<H", content, entry)[0] == tag:
+            struct.pack_into("<HII", content, entry + 2, 4, 1, value)
+    path.write_bytes(content)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("tag", "value"),
+    # of 40 x 32 pixels: bytes of the one strip, its rows, height and width
+    [(279, 2560 - 80), (279, 2560 + 80), (278, 16), (257, 31), (256, 38)],
+)
+def test_strips_that_are_not_the_pictures(
+    tag: int, value: int, fixtures: dict[str, Path], tmp_path: Path
+) -> None:
+    source = next(fixtures["bbbc021"].rglob("*.tif"))
+    with pytest.raises(InputError, match=r"strips have .* bytes, but"):
+        _read_channel(with_tag(source, tmp_path / "a.tif", tag, value))
+
+
+@pytest.mark.parametrize(
+    # what other writers do: no size at all, padding, a strip "as high as can be"
+    ("tag", "value"),
+    [(279, 0), (279, 2560 + 4), (278, 2**32 - 1)],
+)
+def test_strips_as_others_write_them(
+    tag: int, value: int, fixtures: dict[str, Path], tmp_path: Path
+) -> None:
+    source = next(fixtures["bbbc021"].rglob("*.tif"))
+    found = _read_channel(with_tag(source, tmp_path / "a.tif", tag, value))
+    np.testing.assert_array_equal(found, _read_channel(source))
+
+
+@pytest.mark.parametrize("compression", [None, "tiff_lzw", "tiff_deflate", "packbits"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_tiffs_of_every_kind_are_read(tmp_path: Path, compression: str | None, dtype: type) -> None:
+    pixels = np.random.default_rng(0).integers(255, size=(300, 701)).astype(dtype)
+    for rows in (None, 7, 300):
+        tags = {} if rows is None else {278: rows}
+        Image.fromarray(pixels).save(tmp_path / "a.tif", compression=compression, tiffinfo=tags)
+        np.testing.assert_array_equal(_read_channel(tmp_path / "a.tif"), pixels)
+
+
 def test_colour_images_empty_files_and_folders_without_images(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(tmp_path / "rgb.png")
     with pytest.raises(InputError, match="one grey channel"):
