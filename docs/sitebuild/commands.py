@@ -19,6 +19,7 @@ _PANELS = {
     "Predict": "de generate predict ensemble baselines baseline submit check",
     "Judge": "evaluate score compare",
     "Profiles and images": "retrieve neighbours l1000 images",
+    "Extend": "check-extension",
 }
 
 

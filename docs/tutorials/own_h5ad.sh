@@ -4,32 +4,77 @@ set -euo pipefail
 # %%
 # # Your own cells
 #
-# Any h5ad of raw counts can be used. This page makes one that a stranger could have made: other
-# names of columns, no plates, no wells, counts in a layer, normalised values in `X`.
+# Any h5ad of raw counts will do. This page makes one that a stranger could have made: other names
+# of columns, patients in place of plates and wells, raw counts in a layer and normalised values
+# in `X`.
 python - <<'PYTHON'
 import numpy as np
 import perturbgen as pg
 
-cells = pg.simulate.simulate("tiny", seed=1).cells
-theirs = cells[cells.obs["cell_type"].isin(["NK cells", "T cells CD4+"])].copy()
-obs = theirs.obs[["cell_type", "compound", "donor"]]
+cells = pg.simulated("tiny", seed=1).cells
+chosen = cells.obs["cell_type"].isin(["NK cells", "T cells CD4+", "T regulatory cells"])
+drugs = ["Dimethyl Sulfoxide", "Belinostat", "Dabrafenib"]
+theirs = cells[chosen & cells.obs["compound"].isin(drugs)].copy()
+obs = theirs.obs[["cell_type", "compound", "donor"]].astype(str)
 theirs.obs = obs.rename(columns={"cell_type": "celltype", "compound": "drug", "donor": "patient"})
 theirs.uns = {}
-theirs.layers["raw"] = theirs.X.copy()
+theirs.layers["counts"] = theirs.X.copy()
 theirs.X = theirs.X.astype(np.float32).log1p()
 theirs.write_h5ad("theirs.h5ad")
 print(theirs)
 PYTHON
 
 # %%
-# ## Say what the columns are
-cat > columns.toml <<'TOML'
-vehicle = "Dimethyl Sulfoxide"
+# ## What is what?
+#
+# `init` looks at the file and guesses, with a reason for each guess. At a terminal it asks where
+# it is not sure; `--yes` takes every guess. It writes a column map and a configuration.
+perturbgen init theirs.h5ad --yes
+cat theirs/columns.toml
 
-[columns]
-cell_type = "celltype"
-compound = "drug"
-donor = "patient"
-TOML
-perturbgen ingest theirs.h5ad --columns columns.toml --layer raw --out counts.h5ad
-perturbgen data check counts.h5ad
+# %%
+# ## Is it sound?
+#
+# Every violation is named at once: counts that are no counts, a vehicle that no cell has, empty
+# labels, genes twice.
+perturbgen data check theirs.h5ad --columns theirs/columns.toml
+
+# %%
+# ## Which genes respond?
+perturbgen pseudobulk theirs.h5ad --columns theirs/columns.toml --out samples.h5ad
+perturbgen de samples.h5ad --by cell_type --out de.parquet --plots de.html
+
+# %%
+# The page has a volcano and an MA plot for each condition; it says how many cells and samples
+# stand behind each.
+#
+# {page} de.html Differential expression, condition by condition
+#
+# ## Train, predict, score
+#
+# The configuration names the cells, what the model is told of each of them, and the model. What
+# `conditions.csv` lists was set apart: the model is not trained on it, so that it can be predicted
+# and scored.
+cat theirs/config.toml theirs/conditions.csv
+perturbgen train theirs/config.toml --set training.epochs=20 --set annealing.warmup=5
+
+# %%
+perturbgen predict runs/0001-theirs-s0 --cells theirs.h5ad --conditions theirs/conditions.csv \
+  --replicates 4 --out predictions.parquet
+perturbgen score de.parquet predictions.parquet --rows intersection --genes intersection \
+  --out scores
+
+# %%
+# With three patients, few cells and one condition to predict, nothing of this is a finding. It is
+# the road. [Compare with the baselines](comparing.md) before you believe a model.
+#
+# ## What perturbgen needs
+#
+# | column | needed | what it is |
+# |---|---|---|
+# | `cell_type` | yes, or one constant for all cells | type or line |
+# | `compound` | yes | drug, guide, cytokine, ... |
+# | the vehicle | yes | the compound with which the others are compared |
+# | `sample` or `plate`, `well` | at least two samples a condition for p | what was kept together |
+# | `donor`, `plate`, `library` | no | what makes samples differ for no good reason |
+# | `dose` | no | conditions of different doses are told apart if you model it |

@@ -15,7 +15,6 @@ from perturbgen.cli.options import Columns, Device, Json, Layer, Seed, Vehicle, 
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
-from perturbgen.core.tables import CONDITION
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -65,6 +64,7 @@ def _pseudobulk(
     Example: [bold]perturbgen pseudobulk counts.h5ad --by plate,well,cell_type
     --out pseudobulk.h5ad[/bold]
     """
+    from perturbgen.core.tables import CONDITION
     from perturbgen.data import pseudobulk, validate, write_h5ad
 
     check_output(out, ".h5ad")
@@ -124,6 +124,7 @@ def _split(
     """
     import numpy as np
 
+    from perturbgen.core.tables import CONDITION
     from perturbgen.data import Split
 
     check_output(out, ".csv")
