@@ -66,11 +66,13 @@ def training_aside(kind: str, run: Path, *, epochs: int, seed: int) -> Iterator[
         with STOP.withheld_from_children():
             waiting = pool.submit(job)
         yield waiting.result
-    finally:
+    except BaseException:
         # one that fails or is stopped does not wait for the other
         for child in active_children():
             child.terminate()
-        pool.shutdown(wait=False, cancel_futures=True)
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
         limit_threads(before)
 
 

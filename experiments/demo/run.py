@@ -89,9 +89,10 @@ def make(run: Path, settings: Demo) -> None:
     log.info("training %s without the conditions to predict", " and ".join(NAMES.values()))
     options = {"epochs": settings.epochs, "seed": settings.seed}
     with training_aside("dgd", run, **options) as dgd:
-        draw(cells, run, settings)
+        draw(cells, run, settings, maps=False)
         seconds = time.monotonic() - began
         say(f"after {seconds:.0f} s  {run / 'summary.html'}: the first pictures, of the cells")
+        draw(cells, run, settings)
         test(cells, run)
         trained = {"nbvae": train_model("nbvae", run, **options)}
         draw_cells(run, trained["nbvae"], seed=settings.seed)
@@ -105,13 +106,12 @@ def make(run: Path, settings: Demo) -> None:
     say(f"after {time.monotonic() - began:.0f} s  everything")
 
 
-def draw(cells: AnnData, run: Path, settings: Demo) -> None:
-    """The page of the cells."""
+def draw(cells: AnnData, run: Path, settings: Demo, *, maps: bool = True) -> None:
+    """The page of the cells; its maps take most of the time."""
     from perturbgen.data.pictures import summary_page
 
-    summary = summary_page(
-        cells, title=f"Simulated experiment, preset {settings.preset}, seed {settings.seed}"
-    )
+    title = f"Simulated experiment, preset {settings.preset}, seed {settings.seed}"
+    summary = summary_page(cells, title=title, maps=maps)
     summary.block('<p>See also the <a href="report.html">comparison of methods</a>.</p>')
     summary.write(run / "summary.html")
 

@@ -76,14 +76,18 @@ class Overview:
         ]
 
 
-def summary_page(adata: AnnData, *, title: str, seed: int = 0) -> Page:
-    """Depth, zeros, plates, and maps of pseudobulk before and after plate effects are removed."""
+def summary_page(adata: AnnData, *, title: str, seed: int = 0, maps: bool = True) -> Page:
+    """Depth, zeros, plates, and maps of pseudobulk before and after plate effects are removed.
+
+    Without ``maps``, which take most of the time, it is there at once.
+    """
     zeros = Overview(adata).summary()["zeros"]
     page = Page(title, f"{adata.n_obs:,} cells × {adata.n_vars:,} genes, {zeros:.1%} zeros")
     with progress("drawing", _PARTS) as tick:
         _add_cells(page, adata)
         tick()
-        add_maps(page, adata, seed, tick)
+        if maps:
+            add_maps(page, adata, seed, tick)
     return page
 
 

@@ -20,7 +20,7 @@ from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.labels import same_levels
 from perturbgen.evaluate.markdown import ScorecardText
 from perturbgen.evaluate.scoring import calibration
-from perturbgen.evaluate.verdict import EFFECT, EFFECT_NOTE, Verdict, range_of
+from perturbgen.evaluate.verdict import EFFECT_NOTE, Verdict, range_of
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -156,11 +156,9 @@ def _effects_plot(card: Scorecard) -> Figure:
     """The headline of every method, a colour for each level of effect size."""
     from plotly.graph_objects import Figure
 
-    rows = card.stratum_table
-    rows = rows[(rows["stratum"] == EFFECT) & (rows["metric"] == HEADLINE_NAME)]
     order = [escape(str(name)) for name in card.ranking["method"][::-1]]
     figure = Figure()
-    for colour, (level, group) in zip(PALETTE, rows.groupby("level"), strict=False):
+    for colour, (level, group) in zip(PALETTE, Verdict(card).levels()[::-1], strict=False):
         figure.add_scatter(
             x=group["value"],
             y=[escape(str(name)) for name in group["method"]],

@@ -44,7 +44,7 @@ class Verdict:
     def effects(self) -> list[dict[str, Any]]:
         """A record for each level of effect size, the strongest first; none without strata."""
         records = []
-        for level, group in self._levels():
+        for level, group in self.levels():
             ranked = self._ranked(group)
             record = {EFFECT: range_of(level), "conditions": group["conditions"].iloc[0]}
             if not len(ranked):
@@ -63,12 +63,14 @@ class Verdict:
         rows = rows[rows["value"].notna()]
         return rows.sort_values(["value", "method"], ascending=[False, True], ignore_index=True)
 
-    def _levels(self) -> list[tuple[str, pd.DataFrame]]:
+    def levels(self) -> list[tuple[str, pd.DataFrame]]:
+        """The headlines of each level of effect size, the strongest first."""
         table = self.card.stratum_table
         if not len(table):
             return []
         rows = table[(table["stratum"] == EFFECT) & (table["metric"] == HEADLINE_NAME)]
-        return [(str(name), group) for name, group in rows.groupby("level", sort=True)][::-1]
+        groups = [(str(name), group) for name, group in rows.groupby("level", sort=False)]
+        return sorted(groups, key=lambda found: _least(found[0]), reverse=True)
 
     def _next(self, ranked: pd.DataFrame) -> str:
         """How far the second is behind, unless it was named as the best baseline."""
@@ -107,7 +109,7 @@ class Verdict:
 
     def _effects(self) -> list[str]:
         """Who is best among the strongest conditions, and among the weakest."""
-        levels = self._levels()
+        levels = self.levels()
         if len(levels) < 2:
             return []
         told = [
@@ -125,6 +127,14 @@ def range_of(level: str) -> str:
     if exclusive and end.isdigit():  # numbers of genes are whole
         end = str(int(end) - 1)
     return f"{least} to {end}" if end not in ("", least) else least
+
+
+def _least(level: str) -> float:
+    """The lower end of a level's range; few levels are single numbers, not to be sorted as text."""
+    try:
+        return float(range_of(level).split(" ")[0])
+    except ValueError:
+        return float("inf")
 
 
 def _champion(ranked: pd.DataFrame) -> Any:

@@ -32,6 +32,7 @@ from perturbgen.nn.layers import Draws
 from perturbgen.nn.likelihoods import HALF_LOG_2PI, cell_of_each
 
 _STEP = 0.02  # of the finite differences that give the decoder's slopes
+_WARM = 16  # training cells whose points a search may start from
 _WIDEN = 1.1  # the standard deviations of a proposal, over those of the curvature at the mode
 BETAS = (0.5, 0.7)  # of Adam for representations: a short memory, as published
 
@@ -179,17 +180,25 @@ class DGD(LatentModel):
     def infer(
         self, batch: CellBatch, *, starts: int = 2, steps: int = 60, tolerance: float = 0.01
     ) -> Minimum:
-        """Representations of new cells, from their ``starts`` best components on.
+        """Representations of new cells, from the best of some points on.
 
-        A search (:func:`minimise`) ends where ``steps`` are made, or gain less than ``tolerance``.
+        Those are the component means and some training cells' points; where there are several
+        components, the ``starts`` best means are searched from, too. A search (:func:`minimise`)
+        ends where ``steps`` are made, or gain less than ``tolerance``.
         """
         means = self._start_points()
+        trained = self.representations.weight.detach()
+        some = trained[:: max(1, len(trained) // _WARM)][:_WARM]
+        points, given = torch.cat([means, some]), self.given(batch)
         with torch.no_grad():
-            # The loss has a valley for each component: the search starts in the deepest ones.
-            losses = torch.stack([self.loss(z.expand(len(batch.codes), -1), batch) for z in means])
+            each = (z.expand(len(batch.codes), -1) for z in points)
+            losses = torch.stack([-given(z) - self.prior_log_prob(z) for z in each])
+        # The loss has a valley for each component: one mean stands for all where there is one.
+        several = starts if len(means) > 1 else 0
+        more = losses[: len(means)].argsort(dim=0)[:several]
         fits = (
-            self._search(means[chosen], batch, steps=steps, tolerance=tolerance)
-            for chosen in losses.argsort(dim=0)[:starts]
+            self._search(points[chosen], batch, steps=steps, tolerance=tolerance)
+            for chosen in (losses.argmin(dim=0), *more)
         )
 
         def better(one: Minimum, other: Minimum) -> Minimum:

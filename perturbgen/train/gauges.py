@@ -36,17 +36,18 @@ class LatentSpace:
         if many and (self.kl is None or self.kl >= _NO_KL):
             return ""
         nats = "" if self.kl is None else f" (KL {self.kl:.2g} nats a cell)"
+        # a model without a KL, as a DGD, has no weight that could be annealed
+        way_out = "more epochs" if self.kl is None else "a longer annealing.warmup"
         if not self.active:
             return (
                 f"none of the {self.dimensions} latent dimensions is active{nats}: the model says "
                 "of a cell what its conditions say, and all generated cells of a condition are of "
-                "one kind. Cells without states look so, too; a longer annealing.warmup, or "
-                "annealing.weight below 1, makes sure of it"
+                f"one kind. Cells without states look so, too; {way_out} may tell"
             )
         return (
             f"{self} latent dimensions are active{nats}: little of what tells cells of one "
             "condition apart is in the latent space, and generated cells vary less together than "
-            "real ones. A longer annealing.warmup may fill it"
+            f"real ones; {way_out} may fill it"
         )
 
     def write(self, run: Path) -> None:

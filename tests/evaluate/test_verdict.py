@@ -103,3 +103,11 @@ def test_strong_and_weak_conditions_are_apart() -> None:
 )
 def test_ranges_of_whole_numbers(level: str, shown: str) -> None:
     assert range_of(level) == shown
+
+
+def test_levels_that_are_single_numbers_are_ordered_as_numbers() -> None:
+    """As text, "4" came after "19"."""
+    strata = pd.DataFrame({EFFECT: ["0", "4", "19"] * 10})
+    card = card_of(ENDS | {"base": (0.2, 1.5), "mine": (0.4, 1.7)}, strata=strata)
+    assert [row[EFFECT] for row in Verdict(card).effects()] == ["19", "4", "0"]
+    assert "Among the strong conditions (19 responding genes)" in Verdict(card).sentences()[-1]

@@ -1,7 +1,7 @@
 """Files with bytes that changed, are missing or were added: a clear error or the same result.
 
-Never a crash, a hang, an error that only Python understands, or other numbers where the format has
-a checksum. Tests read five hundred; what becomes of more is printed by::
+Never a crash, a hang, an error that only Python understands, or other numbers where what we write
+has a checksum. Tests read five hundred; what becomes of more is printed by::
 
     HOSTILE_FILES=20000 python -m pytest -s tests/hostile/test_mutated.py
 """

@@ -106,6 +106,8 @@ def test_an_empty_latent_space_is_a_sentence_and_a_number_of_the_runs_table(
 def test_what_is_said_of_a_latent_space(space, told, tmp_path):
     assert space.sentence().startswith(told)
     assert bool(space.sentence()) == bool(told)
+    # no advice that a model without a KL cannot follow
+    assert ("annealing" in space.sentence()) == (bool(told) and space.kl is not None)
     space.write(tmp_path)
     assert LatentSpace.read(tmp_path) == space
     (tmp_path / "latent.json").write_text("[]")
