@@ -38,7 +38,7 @@ clean:
 	touch $@
 
 .venv/docs.stamp: .venv/demo.stamp
-	$(PIP) -e ".[docs,images]"
+	$(PIP) -e ".[docs,cluster,images]"
 	touch $@
 
 # R comes through apt where that is permitted; without it the tests marked `r` are skipped (under CI they fail).

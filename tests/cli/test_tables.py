@@ -69,7 +69,7 @@ def test_splits_of_a_real_file(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["pseudobulk", "--by", "wel", "--out", "x.h5ad"], "no such column"),
+        (["pseudobulk", "--by", "wel", "--out", "x.h5ad"], "--by wel: obs has no column 'wel'"),
         (["pseudobulk", "--out", "x.csv"], "x.h5ad"),
         (["split", "--kind", "leave-out", "--out", "x.csv"], "--column and --value"),
         (

@@ -76,7 +76,6 @@ def test_verify(pseudobulk: Path, rscript: str, capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "neither --design nor --flavour"),
         ([*DESIGN, "--out", "de.xlsx"], "is not a .parquet or .h5ad file"),
         ([*DESIGN, "--span", "half"], "--span 'half' is no number"),
         ([*DESIGN, "--control", "DMSO"], "no sample has compound = 'DMSO'"),
@@ -89,6 +88,16 @@ def test_mistakes_end_in_exit_code_2(
 ) -> None:
     assert _run(["-q", "de", str(pseudobulk), *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_without_a_design_there_is_one_and_it_is_said(
+    pseudobulk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "de.parquet"
+    assert _run(["de", str(pseudobulk), "--out", str(out)]) == 0
+    told = [r.getMessage() for r in caplog.records if r.getMessage().startswith("design ")]
+    assert len(told) == 1
+    assert DETable.read(out).info["design"] in told[0]
 
 
 def test_files_that_are_no_pseudobulk(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
