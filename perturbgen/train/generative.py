@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -155,6 +155,15 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
         described = (condition.descriptors for condition in settings.conditions.values())
         data = settings.data
         return filter(None, (data.path, data.split, data.columns, *described))
+
+    def _settings_to_resume(self, run: Path, overrides: Sequence[str]) -> RunSettings:
+        settings = super()._settings_to_resume(run, overrides)
+        withheld = (self.card.read_members(run)["part"] == "validation").any()
+        if settings.data.split is None or withheld:
+            return settings
+        # older runs stored a share beside the split file, which alone decided
+        data = settings.data.model_copy(update={"validation": None})
+        return settings.model_copy(update={"data": data})
 
     def describe(self, settings: RunSettings, data: Cells) -> _ModelCard:
         return _ModelCard(

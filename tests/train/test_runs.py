@@ -248,6 +248,18 @@ def test_a_split_file_decides_who_is_trained_on(settings, cells, tmp_path):
     assert set(found.train.obs["compound"]) == {"DMSO"}
 
 
+def test_a_run_from_when_a_split_file_alone_decided_is_gone_on_with(settings, cells, tmp_path):
+    parts = pd.Series(["train"] * 70 + ["test"] * 20, pd.Index(cells.obs_names, name="cell"))
+    Split(parts, "mine").write(tmp_path / "split.csv")
+    begun = train(settings(f"data.split='{tmp_path / 'split.csv'}'"), runs=tmp_path / "runs")
+    config = (begun / "config.toml").read_text()
+    assert "validation" not in config
+    # what older versions stored of every run
+    (begun / "config.toml").write_text(config.replace("[data]", "[data]\nvalidation = 0.1"))
+    resume(begun, ["training.epochs=4"])
+    assert load_run(begun).parts().value_counts().to_dict() == {"train": 70}
+
+
 def test_descriptors_make_unseen_categories_known(settings, tmp_path, cells, cells_file):
     table = pd.DataFrame(
         {"compound": ["DMSO", "X", "New"], "a": [0.0, 1.0, 2.0], "b": [1.0, 0.0, 5.0]}
