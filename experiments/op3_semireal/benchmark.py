@@ -53,13 +53,9 @@ def main(
     for seed in track(settings.seeds, "seeds"):
         truth, found = one_seed(settings, run / f"seed-{seed}", seed)
         everything = {"zeros": truth * 0} | found
-        parts[seed] = pd.DataFrame(
-            {
-                name: score(truth, values, metrics=METRICS).mean()
-                for name, values in everything.items()
-            }
-        )
-    table = pd.concat(parts, names=["seed", "metric"])
+        own = {name: score(truth, p, metrics=METRICS) for name, p in everything.items()}
+        parts[seed] = pd.DataFrame({name: table.mean(axis=1) for name, table in own.items()})
+    table = pd.concat(parts, names=["seed"])
     write_table(table.T.rename_axis("prediction"), run / "benchmark_scores.csv", index=True)
     rows = score_rows(table.xs(METRICS[0], level="metric").T)
     for row in rows:
