@@ -92,7 +92,10 @@ for target, row in table.iterrows():
 PYTHON
 
 # %%
-# What no method can know: a target that was measured in no line at all. For drugs, descriptors of
-# molecules are a way out (`encoding = "descriptors"`); for genes, a table of anything that is
-# known of them (the same setting takes any table with a row for each target). Nobody has tried
-# that here on real data; [what was](../evidence.md).
+# Each of the five strongest genes of a target would have to be of its programme; compare the targets
+# that share one (GENE9 and GENE12). With so few cells some are.
+#
+# What this model cannot know is a target that was measured in no line at all. For drugs,
+# descriptors of their molecules are a way out (`encoding = "descriptors"`, which needs SMILES);
+# for genes there is none here. Nothing on this page was done on real data;
+# [what was](../evidence.md).
