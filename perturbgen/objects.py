@@ -109,6 +109,8 @@ class CellModel:
         sections = {"training": training, "annealing": annealing, "stopping": stopping}
         given = {name: dict(values) for name, values in sections.items() if values}
         data = {"path": _IN_MEMORY, "validation": validation}
+        if runs is None:
+            given["board"] = {"umap": False}  # nobody will look at it
         settings = self._settings(data=data, **given)
         if runs is None:
             runs = mkdtemp(prefix="perturbgen-")

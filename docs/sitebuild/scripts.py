@@ -95,7 +95,9 @@ def fingerprint(tutorial: Tutorial) -> str:
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         sources += [path for path in files if "__pycache__" not in path.parts]
     for path in sources:
-        digest.update(str(path).encode())
+        # a cache may move with its folder
+        own = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
+        digest.update(str(own).encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
 
@@ -120,7 +122,12 @@ def run(tutorial: Tutorial, cache: Path) -> Path:
         for name in tutorial.shown:
             (part / "files" / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(where / name, part / "files" / name)
-    part.rename(kept)
+    try:
+        part.rename(kept)
+    except OSError:  # another build was quicker
+        if not kept.exists():
+            raise
+        shutil.rmtree(part)
     return kept
 
 

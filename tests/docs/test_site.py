@@ -79,6 +79,23 @@ def test_a_tutorial_that_fails_stops_the_build(tmp_path, name, source, message):
     assert not list((tmp_path / "cache").glob("*/said.json"))
 
 
+def test_of_two_builds_on_one_cache_the_quicker_one_is_kept(tmp_path, monkeypatch):
+    script, cache = tmp_path / "one.py", tmp_path / "cache"
+    script.write_text("# %%\n# # One\n")
+    tutorial = scripts.Tutorial(script)
+    kept = cache / f"one-{scripts.fingerprint(tutorial)}"
+
+    def meanwhile(_: object, __: object) -> dict[str, object]:
+        kept.mkdir(parents=True)
+        (kept / "said.json").write_text("{}")
+        return {"outputs": [""], "seconds": 0}
+
+    monkeypatch.setattr(scripts, "_execute", meanwhile)
+    assert scripts.run(tutorial, cache) == kept
+    assert (kept / "said.json").read_text() == "{}"
+    assert [path.name for path in cache.iterdir()] == [kept.name]
+
+
 def test_the_command_reference_has_every_verb_and_option():
     pages = "\n".join(commands.pages().values())
     found = list(_leaves(typer.main.get_command(commands._app), ()))
