@@ -6,7 +6,7 @@ Also whether intervals around predictions hold what they promise (``calibration`
 from __future__ import annotations
 
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -222,6 +222,7 @@ def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 _Intervals = Mapping[float, tuple[pd.DataFrame, pd.DataFrame]]
+_ENDLESS: Final = 1e300
 
 
 def calibration(truth: pd.DataFrame, intervals: _Intervals) -> pd.DataFrame:
@@ -229,7 +230,7 @@ def calibration(truth: pd.DataFrame, intervals: _Intervals) -> pd.DataFrame:
 
     ``intervals`` gives for every nominal level, say 0.9, a lower and an upper table, labelled as
     the truth (both may have more conditions and genes). A value at an end of its interval is
-    covered.
+    covered. An infinite end says that nothing is known, as of a fit without a residual.
     """
     parts = {}
     for level, (lower, upper) in sorted(intervals.items()):
@@ -238,6 +239,9 @@ def calibration(truth: pd.DataFrame, intervals: _Intervals) -> pd.DataFrame:
                 f"an interval of level {level}", expected="a nominal coverage between 0 and 1"
             )
         labels: dict[str, Any] = {"genes": "truth", "rows": "truth"}
+        # a table to be scored may not be infinite, an end may
+        lower = lower.astype(float).clip(lower=-_ENDLESS)
+        upper = upper.astype(float).clip(upper=_ENDLESS)
         true, low = align(truth, lower, name=f"the lower ends at {level:g}", **labels)
         _, high = align(truth, upper, name=f"the upper ends at {level:g}", **labels)
         crossed = (low > high).to_numpy()
@@ -247,7 +251,8 @@ def calibration(truth: pd.DataFrame, intervals: _Intervals) -> pd.DataFrame:
             )
         # Ends included: an interval of no width covers what it says exactly.
         inside = ((true >= low) & (true <= high)).to_numpy().mean(axis=1)
-        width = (high - low).to_numpy().mean(axis=1)
+        endless = ((low <= -_ENDLESS) | (high >= _ENDLESS)).to_numpy().any(axis=1)
+        width = np.where(endless, np.inf, (high - low).to_numpy().mean(axis=1))
         parts[level] = pd.DataFrame({"coverage": inside, "width": width}, index=true.index)
     if not parts:
         raise SchemaError("no intervals were given", expected="{0.9: (lower, upper)}")

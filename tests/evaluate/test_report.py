@@ -125,6 +125,16 @@ def test_coverage_by_hand() -> None:
     assert calibration(truth, {0.5: (low, high)})["coverage"].tolist() == [0.5]
 
 
+def test_endless_intervals_hold_everything_and_are_shown(made: Made) -> None:
+    card, truth, predictions = made
+    name, endless = next(iter(predictions)), (truth * 0 - np.inf, truth * 0 + np.inf)
+    found = calibration(truth, {0.9: endless})
+    assert found["coverage"].eq(1).all()
+    assert np.isposinf(found["width"]).all()
+    page = report_page(card, truth, predictions, intervals={name: {0.9: endless}}).html()
+    assert "mean width" in page
+
+
 def test_calibration_of_normal_intervals_is_nominal(made: Made) -> None:
     truth, _, signal = experiment(conditions=40, genes=400)
     levels = {0.5: 0.674490, 0.9: 1.644854}
