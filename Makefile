@@ -43,6 +43,6 @@ clean:
 
 # R comes through apt where that is permitted; without it the tests marked `r` are skipped (under CI they fail).
 .venv/test.stamp: .venv/demo.stamp r/install.sh
-	$(PIP) -e ".[dev,chem,cluster,excel,images,maps,pyro]"
+	$(PIP) -e ".[dev,chem,cluster,docs,excel,images,maps,pyro]"
 	if bash r/install.sh; then $(PIP) -e ".[r]"; fi
 	touch $@
