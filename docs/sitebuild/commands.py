@@ -11,16 +11,6 @@ import typer
 from perturbgen.cli import _app
 
 _MARKUP = re.compile(r"(?<!\\)\[(/?)(?:bold|italic|dim|cyan|yellow|green|red)\]")
-# where the command line names no panels, verbs stand under these
-_PANELS = {
-    "Start": "doctor init",
-    "Prepare": "ingest simulate pseudobulk split data",
-    "Train": "train encode board samplers",
-    "Predict": "de generate predict ensemble baselines baseline submit check",
-    "Judge": "evaluate score compare",
-    "Profiles and images": "retrieve neighbours l1000 images",
-    "Extend": "check-extension",
-}
 
 
 class Verb(NamedTuple):
@@ -38,26 +28,20 @@ def verbs() -> list[Verb]:
 
 def _walk(command: Any, words: tuple[str, ...], panel: str) -> Iterator[Verb]:
     named = getattr(command, "rich_help_panel", None)
-    if isinstance(named, str) and named:
-        panel = panel or named
+    # a group's own is typer's placeholder where it has none
+    panel = named if isinstance(named, str) and named else panel
     if hasattr(command, "commands"):
         for name, below in command.commands.items():
             if not below.hidden:
                 yield from _walk(below, (*words, name), panel)
     else:
-        yield Verb(" ".join(words), command, panel or _panel(words[0]))
-
-
-def _panel(first: str) -> str:
-    return next((name for name, those in _PANELS.items() if first in those.split()), "Tools")
+        yield Verb(" ".join(words), command, panel)
 
 
 def pages() -> dict[str, str]:
     """The pages of the reference: names of files and their text."""
     found = verbs()
-    # in the order of our own list, then as the command line has them
-    order = [*_PANELS, *(verb.panel for verb in found)]
-    panels = sorted({verb.panel for verb in found}, key=order.index)
+    panels = dict.fromkeys(verb.panel for verb in found)
     written = {f"{_slug(panel)}.md": _page(panel, found) for panel in panels}
     links = "\n".join(_slug(panel) for panel in panels)
     rows = "\n".join(

@@ -36,7 +36,6 @@ from perturbgen.core.system import STOP
 # as shells do; 130 is also what typer exits with on Ctrl-C
 _STOPPED = {130: "interrupted", 143: "ended by SIGTERM"}
 
-# in the order of --help: from data to predictions to their scores
 _NOUNS = (
     doctor,
     init,
@@ -54,8 +53,20 @@ _NOUNS = (
     images,
     extensions,
 )
+_VERBS = {name: verb for noun in _NOUNS for name, verb in noun.VERBS.items()}
+# the panels of --help, and their order
+_PANELS = {
+    "Prepare": "init ingest data simulate pseudobulk de split",
+    "Train": "train board encode samplers",
+    "Predict": "generate predict baselines baseline ensemble submit check",
+    "Judge": "evaluate score compare",
+    "Profiles and images": "retrieve neighbours l1000 images",
+    "Tools": "doctor check-extension",
+}
+_PANEL_OF = {name: panel for panel, names in _PANELS.items() for name in names.split()}
 _app = Verbs(
-    {name: verb for noun in _NOUNS for name, verb in noun.VERBS.items()},
+    {name: _VERBS[name] for name in _PANEL_OF},
+    _PANEL_OF,
     name="perturbgen",
     help="What will this perturbation do to these cells, and how sure can we be?",
     rich_markup_mode="rich",

@@ -32,7 +32,7 @@ def _init(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="Your cells (.h5ad).")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for columns.toml, config.toml, ... [default: FILE's name]."),
+        typer.Option(help="Folder for columns.toml, config.toml, ... \\[default: FILE's name]."),
     ] = None,
     cell_type: Annotated[
         str | None, typer.Option(help="The column of cell types or lines.")

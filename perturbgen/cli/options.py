@@ -29,7 +29,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of tables
 Device = Annotated[str, typer.Option(help="cpu, cuda, or auto: a GPU if torch sees one.")]
 _Threads = Annotated[
     int | None,
-    typer.Option(min=1, help="CPU threads in all [default: the cores that may be used]."),
+    typer.Option(min=1, help="CPU threads in all; by default the cores that may be used."),
 ]
 Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
 Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
@@ -67,15 +67,22 @@ _WRITTEN = {"out", "plots", "page", "picture", "calibration_out", "runs"}
 
 
 class Verbs(typer.Typer):
-    """Verbs by name, or groups of more; none writes over what it reads."""
+    """Verbs by name, or groups of more; none writes over what it reads.
 
-    def __init__(self, verbs: Mapping[str, Any], **options: Any) -> None:
+    ``panels`` names the panel of ``--help`` in which a verb stands.
+    """
+
+    def __init__(
+        self, verbs: Mapping[str, Any], panels: Mapping[str, str] | None = None, **options: Any
+    ) -> None:
         super().__init__(no_args_is_help=True, **options)
         for name, verb in verbs.items():
+            panel = panels[name] if panels else None
             if isinstance(verb, Verbs):
-                self.add_typer(verb, name=name)
+                self.add_typer(verb, name=name, rich_help_panel=panel)
             else:
-                self.command(name, cls=_Verb)(verb if name in _IDLE else _with_threads(verb))
+                limited = verb if name in _IDLE else _with_threads(verb)
+                self.command(name, cls=_Verb, rich_help_panel=panel)(limited)
 
 
 # verbs that compute nothing worth a thread

@@ -50,7 +50,7 @@ def _predict(
         str | None,
         typer.Option(
             help="mean_t, anchored_t, plug_in, shrunk (anchored_t, shrunk), shrunk_mean or "
-            "shrunk_plug_in [default: shrunk, or anchored_t where nothing measured calibrates]."
+            "shrunk_plug_in \\[default: shrunk, or anchored_t where nothing measured calibrates]."
         ),
     ] = None,
     replicates: Annotated[
@@ -67,7 +67,7 @@ def _predict(
     design: Annotated[
         str | None,
         typer.Option(
-            help='The design of the DE, e.g. "~0 + {group} + donor" [default: flavour kaggle for '
+            help='The design of the DE, e.g. "~0 + {group} + donor" \\[default: flavour kaggle for '
             "cells with donor, plate and row; else the group and what tells samples apart]."
         ),
     ] = None,

@@ -217,7 +217,7 @@ def _compare(
         Path, typer.Argument(metavar="CONFIG.toml", help="Data, splits, methods, controls.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of results [default: runs/compare-CONFIG].")
+        Path | None, typer.Option(help="Folder of results \\[default: runs/compare-CONFIG].")
     ] = None,
     data: Annotated[
         str | None, typer.Option(help="Folder of the data, over the file's data.folder.")
@@ -226,7 +226,7 @@ def _compare(
         str, typer.Option(help="processes, or the address of a Dask scheduler.")
     ] = "processes",
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Processes [default: one a core].")
+        int | None, typer.Option(min=1, help="Processes \\[default: one a core].")
     ] = None,
     report: _Report = True,
     leaderboard: Annotated[

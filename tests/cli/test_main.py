@@ -1,8 +1,10 @@
 import json
 import logging
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -113,3 +115,21 @@ def test_a_letter_that_the_terminal_lacks_is_shown_by_its_number(tmp_path: Path)
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert rb"\xdcbung" in done.stdout
+
+
+def test_every_verb_stands_in_a_panel_of_help():
+    names = [name for panel in cli._PANELS.values() for name in panel.split()]
+    assert sorted(names) == sorted(cli._VERBS)
+
+
+def test_nothing_in_brackets_is_lost_in_help():
+    def texts(command: object) -> Iterator[str]:
+        for below in getattr(command, "commands", {}).values():
+            yield from texts(below)
+        yield command.help or ""
+        yield from (getattr(one, "help", None) or "" for one in command.params)
+
+    for text in texts(typer.main.get_command(cli._app)):
+        # what rich takes for markup; "\\[" is a bracket to be seen
+        tags = re.findall(r"(?<!\\)\[([a-z#/@][^\]]*)\]", text)
+        assert {tag.strip("/") for tag in tags} <= {"bold", "dim", "italic"}, text
