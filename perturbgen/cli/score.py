@@ -247,7 +247,7 @@ def _compare(
     A method that fails is named, the others are ranked, and the exit code is 1. A file of two lines
     will do (12 methods, 3 folds of compounds):
 
-        \[data]
+        \\[data]
         folder = "data/small"
 
     Splits are [bold]\\[splits.NAME][/bold] of kind kaggle, compounds, cell_types or file. Methods
