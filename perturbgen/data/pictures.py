@@ -112,7 +112,8 @@ def _add_cells(page: Page, adata: AnnData) -> None:
         of_all = f"{silent:,} of {adata.n_vars:,} genes"
         page.text(f"{of_all} have no count in any cell and are not drawn.")
 
-    if {"plate", "well"} <= set(obs):
+    # what stands in place of wells, tubes and patients, has no place on a plate
+    if {"plate", "well"} <= set(obs) and obs["well"].astype(str).str.fullmatch(_WELL).any():
         _add_plates(page, obs, total)
 
 
