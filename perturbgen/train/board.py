@@ -185,9 +185,13 @@ def _umap_of(points: np.ndarray, *, seed: int) -> np.ndarray | None:
         # umap-learn says when imported that it has no Tensorflow, and at every call that a fixed
         # seed means one thread
         warnings.simplefilter("ignore")
+        import torch
         from umap import UMAP
 
+        # numba's threads, once they run, are torch's, too, whose last digits depend on their number
+        threads = torch.get_num_threads()
         found: np.ndarray = UMAP(random_state=seed).fit_transform(points)
+        torch.set_num_threads(threads)
     return found
 
 

@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -411,3 +414,19 @@ def test_a_model_that_no_memory_holds_is_refused_before_it_is_made(settings, tmp
     with pytest.raises(StorageError, match=r"100,\d{3},\d{3},\d{3},\d{3} parameters needs"):
         train(huge, runs=tmp_path / "runs", accelerator="cpu")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.slow  # numba compiles UMAP
+def test_a_map_leaves_torch_its_threads():
+    code = (
+        "import numpy as np, torch\n"
+        "from perturbgen.train.board import _umap_of\n"
+        "points = np.random.default_rng(0).normal(size=(300, 5))\n"
+        "assert torch.get_num_threads() == 1\n"
+        "assert _umap_of(points, seed=0).shape == (300, 2)\n"
+        "assert torch.get_num_threads() == 1\n"
+    )
+    # in a process of its own, in which numba has not begun
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ended = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True)
+    assert ended.returncode == 0, ended.stderr
