@@ -112,21 +112,21 @@ def _add_cells(page: Page, adata: AnnData) -> None:
         of_all = f"{silent:,} of {adata.n_vars:,} genes"
         page.text(f"{of_all} have no count in any cell and are not drawn.")
 
-    # what stands in place of wells, tubes and patients, has no place on a plate
-    if {"plate", "well"} <= set(obs) and obs["well"].astype(str).str.fullmatch(_WELL).any():
+    if {"plate", "well"} <= set(obs):
         _add_plates(page, obs, total)
 
 
 def _add_plates(page: Page, obs: pd.DataFrame, total: pd.Series) -> None:
     """Where on the plates the cells are; for wells sequenced in bulk, where the counts are."""
-    page.section("Plates")
     wells = obs["well"].dropna().astype(str)
     odd = wells[~wells.str.fullmatch(_WELL)].unique()
     dark = "Toxic compounds are the dark wells."
-    if len(odd):
+    if len(odd):  # tubes and patients, which stand in place of wells, have no place on a plate
         found = f"here there are {shorten(odd)}."
-        page.text(f"No picture: a well has to be named like A1 or H12, and {found}")
-    elif obs.duplicated(["plate", "well"]).any():
+        page.text(f"No picture of plates: a well has to be named like A1 or H12, and {found}")
+        return
+    page.section("Plates")
+    if obs.duplicated(["plate", "well"]).any():
         figure = _plates_figure(obs, pd.Series(1, obs.index), unit="cells")
         page.figure(figure, f"Cells in each well; empty squares have none. {dark}")
     else:
