@@ -97,6 +97,6 @@ def _looks_like(extension: Extension) -> str:
 
 _TRIALS: Final[dict[str, Callable[[Extension], Iterator[str]]]] = {
     "model": model_breaches,
-    "metric": metric_breaches,
+    "metric": lambda extension: metric_breaches(METRICS[extension.name]),
     "baseline": baseline_breaches,
 }

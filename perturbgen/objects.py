@@ -110,11 +110,9 @@ class CellModel:
         given = {name: dict(values) for name, values in sections.items() if values}
         data = {"path": _IN_MEMORY, "validation": validation}
         if runs is None:
-            given["board"] = {"umap": False}  # nobody will look at it
-        settings = self._settings(data=data, **given)
-        if runs is None:
             runs = mkdtemp(prefix="perturbgen-")
             weakref.finalize(self, shutil.rmtree, runs, ignore_errors=True)
+        settings = self._settings(data=data, **given)
         store = CountStore.from_adata(self._own_cells(None))
         path = CELLS.given(store).train(settings, runs=Path(runs), accelerator=accelerator)
         self._run = load_run(path)

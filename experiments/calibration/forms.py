@@ -84,8 +84,7 @@ def merged_t_cells(bulk: AnnData) -> AnnData:
     """The pseudobulk with the T cells of a well as one type, which the benchmark merged."""
     from anndata import AnnData
 
-    kind = bulk.obs["cell_type"].astype(str)
-    kind = kind.mask(kind.str.startswith("T "), "T cells")
+    kind = merged_types(bulk.obs["cell_type"])
     places = [bulk.obs[name].astype(str) for name in WELL]
     codes, names = pd.factorize(places[0] + "_" + places[1] + "_" + kind)
     adds = sparse.csr_matrix((np.ones(len(codes), dtype=np.int64), (codes, np.arange(len(codes)))))
@@ -93,6 +92,12 @@ def merged_t_cells(bulk: AnnData) -> AnnData:
     obs = bulk.obs.iloc[first].assign(cell_type=kind.iloc[first].to_numpy())
     total = adds @ bulk.X.astype(np.int64)
     return AnnData(total, obs=obs.set_axis(names), var=bulk.var)
+
+
+def merged_types(kind: pd.Series) -> pd.Series:
+    """Cell types, those of T cells as one."""
+    text = kind.astype(str)
+    return text.mask(text.str.startswith("T "), "T cells")
 
 
 def curated(bulk: AnnData) -> AnnData:

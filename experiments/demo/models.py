@@ -109,7 +109,7 @@ def model_settings(kind: str, run: Path, *, epochs: int, seed: int) -> Any:
             "precision": "auto",
         },
         # a UMAP for TensorBoard takes half as long as these trainings; cells.html has a map
-        "board": {"every": epochs, "umap": False},
+        "board": {"every": epochs},
     }
     annealing = {"annealing": {"warmup": max(1, epochs // 4)}} if kind == "nbvae" else {}
     return RunSettings.load(base=merge(base, annealing))

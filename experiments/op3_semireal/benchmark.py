@@ -20,7 +20,7 @@ import typer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "calibration"))
 sys.path.insert(0, str(Path(__file__).parent))
-from forms import Forms
+from forms import Forms, merged_types
 from generative import Generative, Predictions, is_wanted, kept
 from run import Experiment, baseline_predictions, read_de, simulated, train
 from statistics_of import benchmark_rows
@@ -102,15 +102,10 @@ def released(competition: Path, measured: pd.MultiIndex) -> AnnData:
         merge="same",
         uns_merge="first",
     )
-    cells.obs["cell_type"] = _merged(cells.obs["cell_type"])
+    cells.obs["cell_type"] = merged_types(cells.obs["cell_type"]).astype("category")
     keys = pd.MultiIndex.from_frame(cells.obs[["cell_type", "compound"]].astype(str))
     vehicle = (cells.obs["compound"] == cells.uns["vehicle"]).to_numpy()
     return cells[keys.isin(measured) | vehicle].copy()
-
-
-def _merged(kind: pd.Series) -> pd.Series:
-    text = kind.astype(str)
-    return text.mask(text.str.startswith("T "), "T cells").astype("category")
 
 
 def hidden_known(measured: pd.MultiIndex, truth: pd.DataFrame, seed: int) -> pd.MultiIndex:

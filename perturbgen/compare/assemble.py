@@ -35,7 +35,6 @@ from perturbgen.core.runs import environment
 from perturbgen.core.tables import CONDITION, NAMES, read_frame, require_columns, with_compound
 from perturbgen.evaluate import (
     HEADLINE,
-    METRICS,
     Scorecard,
     Values,
     choose_metrics,
@@ -308,7 +307,7 @@ def _check_metrics(settings: CompareSettings) -> None:
     )
     for metric in chosen:
         if metric.code:  # told now: every job would fail with it
-            require_kept(METRICS.extension(metric.name))
+            require_kept(metric)
     names = {metric.name for metric in chosen}
     for name in settings.score.headline or ():
         if name not in names:

@@ -6,9 +6,10 @@ from perturbgen.evaluate.catalogue import (
     METRICS,
     choose_metrics,
     open_problems_mean_score,
+    require_kept,
 )
 from perturbgen.evaluate.cells import held_out_nll
-from perturbgen.evaluate.contract import metric_breaches, require_kept
+from perturbgen.evaluate.contract import metric_breaches
 from perturbgen.evaluate.labels import effect_sizes, find_labels, place, strata
 from perturbgen.evaluate.markdown import ScorecardText, markdown_table
 from perturbgen.evaluate.report import report_page

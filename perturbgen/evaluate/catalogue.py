@@ -12,6 +12,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, PerturbgenError
 from perturbgen.core.extensions import Catalogue
 from perturbgen.evaluate.cells import CELL_METRICS
+from perturbgen.evaluate.contract import metric_breaches
 from perturbgen.evaluate.foreign import adopt
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from perturbgen.evaluate.values import Metric
@@ -82,14 +83,19 @@ def choose_metrics(
     return chosen
 
 
+def require_kept(metric: Metric) -> None:
+    """An error where a metric of somebody else breaks what it promises; all of it is in there."""
+    found = list(metric_breaches(metric))
+    if found:
+        raise METRICS.extension(metric.name).broken("; ".join(found))
+
+
 @lru_cache
 def _can_be_used(name: str) -> bool:
     """Whether a metric that nobody asked for keeps its promises; one that does not is told once."""
-    from perturbgen.evaluate.contract import metric_breaches
-
     extension = METRICS.extension(name)
     try:
-        wrong = "; ".join(metric_breaches(extension))
+        wrong = "; ".join(metric_breaches(METRICS[name]))
     except PerturbgenError as error:
         wrong = error.what.removeprefix(f"{extension} ")
     if wrong:

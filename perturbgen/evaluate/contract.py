@@ -7,22 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from perturbgen.core.extensions import Extension
-from perturbgen.evaluate.catalogue import METRICS
 from perturbgen.evaluate.cells import cell_pair
-from perturbgen.evaluate.values import Pair, Values
+from perturbgen.evaluate.values import Metric, Pair, Values
 
 
-def require_kept(extension: Extension) -> None:
-    """An error where a metric breaks what it promises; all of it is in there."""
-    found = list(metric_breaches(extension))
-    if found:
-        raise extension.broken("; ".join(found))
-
-
-def metric_breaches(extension: Extension) -> Iterator[str]:
+def metric_breaches(metric: Metric) -> Iterator[str]:
     """A truth with a perfect, a noisy and no prediction."""
-    metric = METRICS[extension.name]
     if metric.needs == "log_probs":
         return
     pairs = _pairs(metric.needs)

@@ -252,7 +252,9 @@ class _BoardSettings(Settings):
     every: Count = 10  # epochs between pictures
     cells: Count = 5000  # at most, in pictures and the projector
     labels: tuple[str, ...] = ()  # obs columns beside the conditions for the projector
-    umap: bool = True  # of the latent space, at the end, where umap-learn is installed
+    # Of the latent space, at the end, where umap-learn is installed: numba compiles for 25 s, which
+    # is longer than many runs.
+    umap: bool = False
 
 
 class LoopSettings(Settings):
