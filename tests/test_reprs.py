@@ -21,17 +21,17 @@ SMALL = ["expression.genes=60", "cells.per_well=30", "plate.rows=2"]
 
 @pytest.fixture(scope="module")
 def world() -> pg.SimulatedExperiment:
-    return pg.simulated("tiny", overrides=SMALL)
+    return pg.simulate("tiny", overrides=SMALL)
 
 
 def _de_table(world: pg.SimulatedExperiment, folder: Path) -> Any:
-    bulk = pg.pseudobulk(world.cells, by=["plate", "well", "cell_type"])
-    how = {"group": "compound", "control": world.cells.uns["vehicle"], "by": "cell_type"}
+    bulk = pg.pseudobulk(world.cells(), by=["plate", "well", "cell_type"])
+    how = {"group": "compound", "control": world.cells().uns["vehicle"], "by": "cell_type"}
     return pg.limma_table(bulk, design="~0 + {group} + plate", **how)
 
 
 def _model(kind: str) -> Callable[[pg.SimulatedExperiment, Path], Any]:
-    return lambda world, folder: getattr(pg, kind)(world.cells, latent=3)
+    return lambda world, folder: getattr(pg, kind)(world.cells(), latent=3)
 
 
 def _scores(world: pg.SimulatedExperiment, folder: Path) -> pg.Scores:
@@ -47,7 +47,7 @@ def _gctx(world: pg.SimulatedExperiment, folder: Path) -> pg.GctxFile:
 
 
 def _predictor(world: pg.SimulatedExperiment, folder: Path) -> pg.GenerativePredictor:
-    return pg.GenerativePredictor(lambda cells, seed: None, world.cells)  # type: ignore[arg-type]
+    return pg.GenerativePredictor(lambda cells, seed: None, world.cells())  # type: ignore[arg-type]
 
 
 # An object of each public class, and words that say what is in it.

@@ -9,7 +9,7 @@ from anndata import AnnData, read_h5ad
 
 from perturbgen import cli
 from perturbgen.data import read_competition
-from perturbgen.simulate import SimulatedExperiment, simulate
+from perturbgen.simulation import SimulatedExperiment, simulate
 
 
 @pytest.fixture(scope="module")
