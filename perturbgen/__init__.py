@@ -2,8 +2,8 @@
 
 The names that a script needs most, each loaded when it is first used, so that importing the package
 is cheap. A room (``perturbgen.data``, ``perturbgen.de``, ...) has more behind its own door; the
-verbs ``simulate.simulate``, ``predict.predict``, ``train.train`` and ``compare.compare`` stand
-there only, since their rooms have the same names.
+verbs ``predict.predict``, ``train.train`` and ``compare.compare`` stand there only, since their
+rooms have the same names.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _FACE = {
     "data": "CountStore Split pseudobulk read_competition read_h5ad read_openproblems write_h5ad",
     "de": "DETable flavour_table limma_table voom",
-    "objects": "CellModel DGD GaussianVAE NBVAE simulated",
+    "objects": "CellModel DGD GaussianVAE NBVAE",
     "scores": "Scores score",
     "contract": "check_extension",
     "models": "",
@@ -34,7 +34,7 @@ _FACE = {
     "retrieval": "consistency knn_mixing match_modalities nearest percent_replicating retrieve",
     "profiles": "Profiles read_profiles",
     "l1000": "GctxFile extract modz wtcs",
-    "simulate": "SimulatedExperiment SimulationSettings load_world",
+    "simulation": "SimulatedExperiment SimulationSettings load_world simulate",
     "compare": "CompareSettings",
     "images": "",
     "submission": "",

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
 
-    from perturbgen.simulate import SimulatedExperiment
     from perturbgen.train import TrainedRun
 
 _IN_MEMORY = "cells in memory"  # in place of a file's path in a run's settings
@@ -257,16 +256,6 @@ class GaussianVAE(CellModel):
     """A conditional variational autoencoder of normalised values."""
 
     kind = "gaussian_vae"
-
-
-def simulated(preset: str = "tiny", *, seed: int = 0, **options: Any) -> SimulatedExperiment:
-    """An experiment whose truth is known, in memory: ``cells``, ``conditions`` to predict, ``de``.
-
-    ``options`` are those of :func:`perturbgen.simulate.simulate`.
-    """
-    from perturbgen.simulate import simulate
-
-    return simulate(preset, seed=seed, **options)
 
 
 def _named(

@@ -19,7 +19,7 @@ QUICK = {"decoder": {"hidden": [8]}, "encoder": [8], "latent": 3}
 @pytest.fixture(scope="module")
 def cells() -> AnnData:
     smaller = ["expression.genes=60", "cells.per_well=30", "plate.rows=2"]
-    return pg.simulated("tiny", overrides=smaller).cells
+    return pg.simulate("tiny", overrides=smaller).cells()
 
 
 @pytest.fixture(scope="module")

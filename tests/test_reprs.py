@@ -21,17 +21,17 @@ SMALL = ["expression.genes=60", "cells.per_well=30", "plate.rows=2"]
 
 @pytest.fixture(scope="module")
 def world() -> pg.SimulatedExperiment:
-    return pg.simulated("tiny", overrides=SMALL)
+    return pg.simulate("tiny", overrides=SMALL)
 
 
 def _de_table(world: pg.SimulatedExperiment, folder: Path) -> Any:
-    bulk = pg.pseudobulk(world.cells, by=["plate", "well", "cell_type"])
-    how = {"group": "compound", "control": world.cells.uns["vehicle"], "by": "cell_type"}
+    bulk = pg.pseudobulk(world.cells(), by=["plate", "well", "cell_type"])
+    how = {"group": "compound", "control": world.cells().uns["vehicle"], "by": "cell_type"}
     return pg.limma_table(bulk, design="~0 + {group} + plate", **how)
 
 
 def _model(kind: str) -> Callable[[pg.SimulatedExperiment, Path], Any]:
-    return lambda world, folder: getattr(pg, kind)(world.cells, latent=3)
+    return lambda world, folder: getattr(pg, kind)(world.cells(), latent=3)
 
 
 def _scores(world: pg.SimulatedExperiment, folder: Path) -> pg.Scores:
@@ -47,7 +47,7 @@ def _gctx(world: pg.SimulatedExperiment, folder: Path) -> pg.GctxFile:
 
 
 def _predictor(world: pg.SimulatedExperiment, folder: Path) -> pg.GenerativePredictor:
-    return pg.GenerativePredictor(lambda cells, seed: None, world.cells)  # type: ignore[arg-type]
+    return pg.GenerativePredictor(lambda cells, seed: None, world.cells())  # type: ignore[arg-type]
 
 
 # An object of each public class, and words that say what is in it.
@@ -60,19 +60,22 @@ MADE: dict[str, tuple[Callable[[pg.SimulatedExperiment, Path], Any], tuple[str, 
     "NBVAE": (_model("NBVAE"), ("NBVAE", "not trained yet")),
     "DGD": (_model("DGD"), ("DGD", "not trained yet")),
     "GaussianVAE": (_model("GaussianVAE"), ("GaussianVAE", "not trained yet")),
-    "CellSampler": (lambda w, f: pg.CellSampler.of(w.cells, seed=0), ("groups", "6 cell types")),
+    "CellSampler": (lambda w, f: pg.CellSampler.of(w.cells(), seed=0), ("groups", "6 cell types")),
     "CompareSettings": (
         lambda w, f: pg.CompareSettings.load(base={"seeds": [1, 2]}),
         ("seeds=(1, 2)",),
     ),
-    "CountStore": (lambda w, f: pg.CountStore.from_adata(w.cells), ("cells x 60 genes", "memory")),
+    "CountStore": (
+        lambda w, f: pg.CountStore.from_adata(w.cells()),
+        ("cells x 60 genes", "memory"),
+    ),
     "DETable": (_de_table, ("conditions x 60 genes", "adjusted p", "signed_log10_p")),
     "GctxFile": (_gctx, ("some.gctx", "3 samples x 2 genes")),
     "GenerativePredictor": (_predictor, ("shrunk", "cells")),
     "PredictSettings": (lambda w, f: pg.PredictSettings(replicates=3), ("replicates=3",)),
     "Predictor": (lambda w, f: make("zeros"), ("Zeros()", "not fitted yet")),
     "Profiles": (
-        lambda w, f: pg.Profiles.from_anndata(w.cells, "mine"),
+        lambda w, f: pg.Profiles.from_anndata(w.cells(), "mine"),
         ("x 60 of mine", "labels"),
     ),
     "RunSettings": (

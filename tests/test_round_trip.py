@@ -9,7 +9,7 @@ from anndata import AnnData, read_h5ad
 
 from perturbgen import cli
 from perturbgen.data import read_competition
-from perturbgen.simulate import SimulatedExperiment, simulate
+from perturbgen.simulation import SimulatedExperiment, simulate
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def assert_same_cells(read: AnnData, drawn: AnnData) -> None:
 def test_every_count_label_and_gene_comes_back(folder: Path, drawn: SimulatedExperiment) -> None:
     read = read_competition(folder)
     assert read.obs_names.tolist() == pd.read_csv(folder / "adata_obs_meta.csv")["obs_id"].tolist()
-    assert_same_cells(read, drawn.cells)
+    assert_same_cells(read, drawn.released)
 
 
 def test_the_anti_join_removes_exactly_the_listed_pairs(folder: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_command_line_gives_the_same_file(
 ) -> None:
     assert cli._run(["-q", "ingest", str(folder), "--out", str(tmp_path / "counts.h5ad")]) == 0
     read = read_h5ad(tmp_path / "counts.h5ad")
-    assert_same_cells(read, drawn.cells)
+    assert_same_cells(read, drawn.released)
     assert read.X.dtype == np.int32
     assert read.uns["vehicle"] == "Dimethyl Sulfoxide"
 

@@ -11,7 +11,7 @@ python - <<'PYTHON'
 import numpy as np
 import perturbgen as pg
 
-cells = pg.simulated("tiny", seed=1).cells
+cells = pg.simulate("tiny", seed=1).cells()
 chosen = cells.obs["cell_type"].isin(["NK cells", "T cells CD4+", "T regulatory cells"])
 drugs = ["Dimethyl Sulfoxide", "Belinostat", "Dabrafenib"]
 theirs = cells[chosen & cells.obs["compound"].isin(drugs)].copy()

@@ -9,7 +9,7 @@ import numpy as np
 
 import perturbgen as pg
 
-world = pg.simulated("tiny")
+world = pg.simulate("tiny")
 truth = world.de  # signed -log10 p: conditions x genes
 print(truth.shape)
 

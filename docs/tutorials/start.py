@@ -12,8 +12,8 @@
 # simulated, the answer is known.
 import perturbgen as pg
 
-world = pg.simulated("tiny")  # or an AnnData of yours, and the table that you measured
-cells, conditions, truth = world.cells, world.conditions, world.de
+world = pg.simulate("tiny")  # or an AnnData of yours, and the table that you measured
+cells, conditions, truth = world.cells(), world.conditions, world.de
 print(cells.shape, "raw counts; the columns of obs that matter here:")
 print(cells.obs[["cell_type", "compound", "plate", "well", "donor"]].head(3))
 

@@ -65,7 +65,7 @@ def fixture(out: Path, seed: int, effect: float) -> Path:
     """Five mechanisms of six compounds each in three weeks of three plates, forty fields of them
     spoilt.
     """
-    from perturbgen.simulate.images import ImageLayout, write_bbbc021
+    from perturbgen.simulation.images import ImageLayout, write_bbbc021
 
     folder = out / f"fixture{seed}-{effect:g}"
     if not folder.exists():

@@ -40,7 +40,7 @@ def main(
     Example: OMP_NUM_THREADS=1 python experiments/bbbc021/run.py ../shared/data/imaging/bbbc021
     """
     from perturbgen.images import read_bbbc021
-    from perturbgen.simulate.images import write_bbbc021
+    from perturbgen.simulation.images import write_bbbc021
 
     if data is None:
         data = out / f"fixture{seed}"

@@ -24,7 +24,7 @@ from statistics_of import TARGETS, benchmark_rows, public_of, scores
 from perturbgen.baselines import make
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import show_table, track
-from perturbgen.simulate import build_world
+from perturbgen.simulation import build_world
 
 if TYPE_CHECKING:
     from forms import Forms

@@ -1,8 +1,8 @@
 """The three tables that the real numbers were made from, of any experiment's pseudobulk.
 
 An experiment's pseudobulk has a row for each plate, well and cell type (six types), obs with the
-columns of :meth:`perturbgen.simulate.World.samples`. The competition's form is one fit for each of
-the six types, unfiltered; the benchmark's form merges the T cells, leaves out what its authors
+columns of :meth:`perturbgen.simulation.World.samples`. The competition's form is one fit for each
+of the six types, unfiltered; the benchmark's form merges the T cells, leaves out what its authors
 removed, and is one joint fit of the genes that pass filterByExpr in every type.
 """
 

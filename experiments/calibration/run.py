@@ -30,10 +30,10 @@ from tolerance import judged, loss
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import show_table, track
-from perturbgen.simulate import CONDITION_KEY, build_world, preset_settings
+from perturbgen.simulation import CONDITION_KEY, build_world, preset_settings
 
 if TYPE_CHECKING:
-    from perturbgen.simulate import SimulationSettings, World
+    from perturbgen.simulation import SimulationSettings, World
 
 log = logging.getLogger("perturbgen.experiments.calibration")
 

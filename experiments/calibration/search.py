@@ -28,7 +28,7 @@ from tolerance import loss, residuals
 
 from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
-from perturbgen.simulate import build_world
+from perturbgen.simulation import build_world
 
 log = logging.getLogger("perturbgen.experiments.calibration")
 

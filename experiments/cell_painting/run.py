@@ -45,7 +45,7 @@ def main(
     import pandas as pd
 
     from perturbgen.profiles import read_profiles
-    from perturbgen.simulate.images import WRITERS
+    from perturbgen.simulation.images import WRITERS
 
     if data is None:
         data = out / f"fixture{seed}" / "profiles.csv.gz"

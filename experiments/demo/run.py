@@ -54,7 +54,7 @@ def main(
 
     Example: python experiments/demo/run.py --set seed=3
     """
-    from perturbgen.simulate import preset_settings
+    from perturbgen.simulation import preset_settings
 
     settings = Demo.load(config, overrides=overrides or [])
     if dry_run:
@@ -76,7 +76,7 @@ def main(
 def make(run: Path, settings: Demo) -> None:
     """Fill the run directory."""
     from perturbgen.data import read_competition, read_conditions, validate, write_h5ad
-    from perturbgen.simulate import simulate
+    from perturbgen.simulation import simulate
 
     began = time.monotonic()
     log.info("simulating the experiment (preset %s, seed %d)", settings.preset, settings.seed)
@@ -151,7 +151,7 @@ def compare_methods(folder: Path, run: Path, methods: dict[str, Any]) -> dict[st
     """
     from perturbgen.cli.score import raise_failures, show_comparison
     from perturbgen.compare import CompareSettings, compare, write_outputs
-    from perturbgen.simulate import write_replicate
+    from perturbgen.simulation import write_replicate
 
     log.info("repeating the withheld part of the experiment, as the positive control")
     write_replicate(folder)

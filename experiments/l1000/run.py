@@ -160,7 +160,7 @@ def simulate(folder: Path, compounds: int, *, genetic: int = 0) -> Path:
     can undo.
     """
     from perturbgen.data import write_h5ad
-    from perturbgen.simulate.screen import screen_anndata, screen_settings
+    from perturbgen.simulation.screen import screen_anndata, screen_settings
 
     settings = screen_settings(
         "nonlinear", overrides=[f"design.compounds={compounds}", f"design.genetic={genetic}"]

@@ -61,11 +61,11 @@ def main(
 def simulated(preset: str, seed: int, runs: Path) -> Path:
     """The simulated cells as one file."""
     from perturbgen.data import write_h5ad
-    from perturbgen.simulate import simulate
+    from perturbgen.simulation import simulate
 
     path = runs / f"{preset}-{seed}.h5ad"
     if not path.exists():
-        write_h5ad(simulate(preset, seed=seed).cells, path)
+        write_h5ad(simulate(preset, seed=seed).released, path)
     return path
 
 

@@ -53,7 +53,7 @@ def main(
 
     Example: python experiments/op3/run.py --simulated tiny --set train.training.epochs=24
     """
-    from perturbgen.simulate import simulate
+    from perturbgen.simulation import simulate
 
     settings = road.ChallengeSettings.load(config, overrides=overrides or [])
     if dry_run:

@@ -16,7 +16,7 @@ import pandas as pd
 
 from perturbgen.core.files import atomic_path, require_writable
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate import CONDITION_KEY, simulate
+from perturbgen.simulation import CONDITION_KEY, simulate
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -47,7 +47,7 @@ _ABOUT: Final = {
     "dataset_reference": "",
     "dataset_summary": "Simulated; no cell was ever measured.",
     # The name that it had at first. It stays: runs name their counts by a hash of these files.
-    "dataset_description": "Made by perturbgen.simulate.openproblems.",
+    "dataset_description": "Made by perturbgen.simulation.openproblems.",
     "dataset_organism": "homo_sapiens",
 }
 _DE_OBS: Final = [*CONDITION_KEY, "sm_lincs_id", "SMILES", "split", "control"]

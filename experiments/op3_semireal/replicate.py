@@ -21,7 +21,7 @@ def main(
 
     Example: python experiments/op3_semireal/replicate.py data/op3_semireal
     """
-    from perturbgen.simulate import write_replicate
+    from perturbgen.simulation import write_replicate
 
     say(f"wrote {write_replicate(folder)}")
 

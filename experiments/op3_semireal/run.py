@@ -151,7 +151,7 @@ def one_seed(settings: Experiment, folder: Path, seed: int) -> tuple[pd.DataFram
 
 def simulated(settings: Experiment, folder: Path, seed: int) -> Path:
     """The competition's files, made up; once."""
-    from perturbgen.simulate import simulate
+    from perturbgen.simulation import simulate
 
     done = folder / "competition"
     if done.exists():

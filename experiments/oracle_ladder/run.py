@@ -33,7 +33,7 @@ from perturbgen.core.export import PARQUET
 from perturbgen.core.files import atomic_path, check_output
 from perturbgen.de import DETable, flavour_table
 from perturbgen.predict import Shrinkage, average_t, expression_levels, plug_in_t
-from perturbgen.simulate import (
+from perturbgen.simulation import (
     CONDITION_KEY,
     POSITIVE_CONTROLS,
     WITHHELD_TYPES,
@@ -43,7 +43,7 @@ from perturbgen.simulate import (
 )
 
 if TYPE_CHECKING:
-    from perturbgen.simulate import SimulationSettings, World
+    from perturbgen.simulation import SimulationSettings, World
 
 LADDER = (1, 2, 6, 20)
 ORACLE = "de_oracle.parquet"

@@ -51,7 +51,7 @@ def main(
 
 def fixture(data: Path | None, out: Path, seed: int) -> Path:
     """Six training and four test experiments of one cell type, each stained in its own way."""
-    from perturbgen.simulate.images import write_rxrx1
+    from perturbgen.simulation.images import write_rxrx1
 
     folder = data or out / f"fixture{seed}"
     if not folder.exists():

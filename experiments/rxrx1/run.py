@@ -37,7 +37,7 @@ def main(
     """
     from perturbgen.images import read_rxrx1_metadata
     from perturbgen.images.rxrx1 import PlatePlan
-    from perturbgen.simulate.images import write_rxrx1
+    from perturbgen.simulation.images import write_rxrx1
 
     if data is None:
         data = out / f"fixture{seed}"

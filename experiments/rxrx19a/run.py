@@ -45,7 +45,7 @@ def main(
     Example: python experiments/rxrx19a/run.py RxRx19a --out runs/rxrx19a
     """
     from perturbgen.images import stream_embeddings
-    from perturbgen.simulate.images import WRITERS
+    from perturbgen.simulation.images import WRITERS
 
     with tempfile.TemporaryDirectory() as folder:
         source = data or WRITERS["rxrx19a"](

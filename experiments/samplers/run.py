@@ -36,10 +36,10 @@ from perturbgen.generate.validate import (
     score_draws,
     score_samplers,
 )
-from perturbgen.simulate import build_world, preset_settings
+from perturbgen.simulation import build_world, preset_settings
 
 if TYPE_CHECKING:
-    from perturbgen.simulate import SimulationSettings, World
+    from perturbgen.simulation import SimulationSettings, World
 
 OURS = "leaf residuals (ours)"
 TREES, TUNING_TREES = 200, 40

@@ -141,7 +141,7 @@ def comparison() -> tuple[float, float]:
     setting.
     """
     from perturbgen.compare import CompareSettings, compare, write_outputs
-    from perturbgen.simulate import simulate
+    from perturbgen.simulation import simulate
 
     with tempfile.TemporaryDirectory() as folder:
         data = simulate("small", seed=0, out=Path(folder) / "small")

@@ -217,7 +217,7 @@ def correct(folder: Path) -> dict[str, float]:
 
 def feed_images(folder: Path, images: int) -> None:
     """Write images; decode only, train only, and both at once; the best of three turns each."""
-    from perturbgen.simulate.images import write_rxrx1
+    from perturbgen.simulation.images import write_rxrx1
 
     write_rxrx1(folder, size=128, sirnas=max(1, images // 32 - 2), controls=1)
     turns = [run_child("feed", folder) for _ in range(3)]

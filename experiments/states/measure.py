@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 from scipy import sparse
 
-from perturbgen.simulate import sample_nb_sparse
+from perturbgen.simulation import sample_nb_sparse
 
 COMPONENTS: Final = 5
 # Genes with fewer counts a cell hold hardly more than counting noise.

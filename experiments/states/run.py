@@ -30,7 +30,7 @@ from perturbgen.core.tables import VEHICLE
 if TYPE_CHECKING:
     from anndata import AnnData
 
-    from perturbgen.simulate import SimulationSettings
+    from perturbgen.simulation import SimulationSettings
 
 # Kang's types, and what of a simulated type's states their cells are lent.
 _KINDS: Final = {
@@ -61,7 +61,7 @@ def main(
     if out is not None:
         check_output(out, ".png", option="--out")
     if demo is None:
-        from perturbgen.simulate import preset_settings
+        from perturbgen.simulation import preset_settings
 
         settings = preset_settings(preset, overrides=overrides or [])
         rows = [row(*found) for found in measured(settings, seed)]
@@ -123,8 +123,8 @@ def with_states(
     samples: list[sparse.csr_array], cell_type: str, settings: SimulationSettings, *, seed: int
 ) -> list[sparse.csr_array]:
     """Cells of the samples' own genes and depths, with a simulated type's states."""
-    from perturbgen.simulate import CELL_TYPES, build_world, sample_nb_sparse
-    from perturbgen.simulate.op3.states import Programmes
+    from perturbgen.simulation import CELL_TYPES, build_world, sample_nb_sparse
+    from perturbgen.simulation.op3.states import Programmes
 
     rng, genes = np.random.default_rng(seed), samples[0].shape[1]
     expression = settings.expression.model_copy(update={"genes": genes})
@@ -150,7 +150,7 @@ def wells(
     settings: SimulationSettings, seed: int, rng: np.random.Generator
 ) -> Iterator[tuple[str, StateShare]]:
     """Vehicle wells of the experiment as it is simulated, with and without states."""
-    from perturbgen.simulate import build_world
+    from perturbgen.simulation import build_world
 
     stateless = settings.states.model_copy(update={"strength": 0.0})
     for name, chosen in (

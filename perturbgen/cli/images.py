@@ -46,7 +46,7 @@ def _fixture(
 
     Example: [bold]perturbgen images fixture rxrx19a covid/[/bold]
     """
-    from perturbgen.simulate.images import WRITERS
+    from perturbgen.simulation.images import WRITERS
 
     if kind not in WRITERS:
         raise InputError(

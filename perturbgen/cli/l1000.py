@@ -167,7 +167,7 @@ def _simulate(
     Example: [bold]perturbgen l1000 simulate data/screen --preset nonlinear
     --set design.compounds=500[/bold]
     """
-    from perturbgen.simulate.screen import screen_settings, write_screen
+    from perturbgen.simulation.screen import screen_settings, write_screen
 
     settings = screen_settings(preset, config=config, overrides=overrides or ())
     if dry_run:

@@ -45,7 +45,7 @@ def _simulate(
     Example: [bold]perturbgen simulate data/semireal --preset small --layout op3
     --baseline op3/means.csv --signatures op3/ranks.npz --set cells.per_well=100[/bold]
     """
-    from perturbgen.simulate import preset_settings, simulate
+    from perturbgen.simulation import preset_settings, simulate
 
     # real sources make the experiment semi-real; each may be given alone
     sources = {"baseline": baseline, "signatures": signatures, "layout": layout, "effects": effects}

@@ -141,7 +141,7 @@ def test_end_to_end_on_the_tiny_simulation(tmp_path: Path) -> None:
     """Simulate, fit, predict what is withheld: what is said has to do with the truth, and zeros say
     nothing.
     """
-    from perturbgen.simulate import simulate
+    from perturbgen.simulation import simulate
 
     folder = simulate("tiny", seed=0, out=tmp_path / "tiny")
     truth = read_de(folder / "de_truth.parquet")

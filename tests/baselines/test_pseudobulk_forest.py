@@ -13,7 +13,7 @@ from perturbgen.baselines import make
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.data import pseudobulk
 from perturbgen.de import limma_table
-from perturbgen.simulate import SimulatedExperiment, simulate
+from perturbgen.simulation import SimulatedExperiment, simulate
 
 RNG = np.random.default_rng
 KEY = ["cell_type", "compound"]
@@ -26,7 +26,7 @@ def experiment() -> SimulatedExperiment:
 
 @pytest.fixture(scope="module")
 def bulk(experiment: SimulatedExperiment) -> AnnData:
-    return pseudobulk(experiment.cells, ["plate", "well", "cell_type"])
+    return pseudobulk(experiment.cells(), ["plate", "well", "cell_type"])
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from perturbgen import cli
 from perturbgen.cli.options import opened_profiles
 from perturbgen.l1000 import extract, write_gctx
 from perturbgen.profiles import Profiles
-from perturbgen.simulate.screen import screen_anndata, screen_settings
+from perturbgen.simulation.screen import screen_anndata, screen_settings
 
 FORMS = ("gctx", "extraction", "h5ad", "folder", "parquet", "csv")
 

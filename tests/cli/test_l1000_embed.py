@@ -11,7 +11,7 @@ import pytest
 
 from perturbgen.cli import _run
 from perturbgen.data import write_h5ad
-from perturbgen.simulate.screen import screen_anndata, screen_settings
+from perturbgen.simulation.screen import screen_anndata, screen_settings
 from tests.conftest import without_pictures
 
 TINY = (

@@ -140,7 +140,7 @@ def test_ingest_prints_json(files: Files, capsys: pytest.CaptureFixture[str]) ->
 
 def test_simulate_replaces_an_older_simulation(tmp_path: Path) -> None:
     from perturbgen.core.errors import InputError
-    from perturbgen.simulate.op3.experiment import _require_replaceable
+    from perturbgen.simulation.op3.experiment import _require_replaceable
 
     (tmp_path / "simulation.toml").touch()
     _require_replaceable(tmp_path, force=True)
@@ -177,7 +177,7 @@ def test_a_dose_is_a_number(
 def test_a_bad_baseline_is_explained(
     tmp_path: Path, name: str, content: bytes, words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from perturbgen.simulate import CELL_TYPES
+    from perturbgen.simulation import CELL_TYPES
 
     value = {"text": "a", "twice": "1,1", "flat": "0,0"}.get(name, "")
     rows = "".join(f"{cell_type},{value}\n" for cell_type in CELL_TYPES).encode()

@@ -16,7 +16,7 @@ from matched import by_chance, pooled
 from perturbgen import cli
 from perturbgen.images.network.evaluate import matchings
 from perturbgen.profiles import Profiles
-from perturbgen.simulate.images import ImageLayout, write_bbbc021
+from perturbgen.simulation.images import ImageLayout, write_bbbc021
 from tests.images.network.test_compounds import planted
 
 SCRIPT = Path(__file__).parents[2] / "experiments" / "bbbc021" / "network.py"

@@ -20,7 +20,7 @@ from statistics_of import (
 )
 from tolerance import judged, loss, residuals
 
-from perturbgen.simulate import CONDITION_KEY, build_world, preset_settings
+from perturbgen.simulation import CONDITION_KEY, build_world, preset_settings
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,7 @@ from handmade import _correlation, _feature_names, _measure, measured
 from perturbgen.images.network.fields import Fields
 from perturbgen.images.network.settings import ImageData
 from perturbgen.profiles import Profiles
-from perturbgen.simulate.images import ImageLayout, write_bbbc021
+from perturbgen.simulation.images import ImageLayout, write_bbbc021
 
 
 def test_features_have_names_and_say_what_they_are_called() -> None:

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.data import write_h5ad
-from perturbgen.simulate.screen import screen_anndata, screen_settings
+from perturbgen.simulation.screen import screen_anndata, screen_settings
 
 SHORT = {
     "training": {"epochs": 2, "batch_size": 32},

@@ -12,7 +12,7 @@ from simulated import write_openproblems
 
 from perturbgen.core.h5ad import open_h5ad
 from perturbgen.data.openproblems import read_openproblems, read_openproblems_de
-from perturbgen.simulate import simulate
+from perturbgen.simulation import simulate
 
 KEY = ["cell_type", "compound"]
 

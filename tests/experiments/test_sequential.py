@@ -9,7 +9,7 @@ from sequential import SequentialCentroids
 
 from perturbgen.images import DISEASED, HEALTHY, stream_embeddings
 from perturbgen.profiles.correct import NestedCentre
-from perturbgen.simulate.images import WRITERS
+from perturbgen.simulation.images import WRITERS
 
 
 def design(

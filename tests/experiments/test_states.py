@@ -9,7 +9,7 @@ from latent import active_dimensions, followed, picture
 from measure import Genes, StateShare
 from scipy import sparse
 
-from perturbgen.simulate import SimulatedExperiment, sample_nb_sparse, simulate
+from perturbgen.simulation import SimulatedExperiment, sample_nb_sparse, simulate
 
 GENES = 300
 
@@ -53,7 +53,7 @@ def experiment_of_states() -> SimulatedExperiment:
 def test_latent_points_follow_what_they_hold_and_nothing_else(
     experiment_of_states: SimulatedExperiment,
 ) -> None:
-    obs, rng = experiment_of_states.cells.obs, np.random.default_rng(0)
+    obs, rng = experiment_of_states.released.obs, np.random.default_rng(0)
     states = obs[["cycle_phase", "activation", "maturation", "subtype"]]
     activation = states["activation"].to_numpy(dtype=float)
     noise = rng.normal(size=(len(obs), 2))
@@ -70,7 +70,7 @@ def test_latent_points_follow_what_they_hold_and_nothing_else(
 
 
 def test_types_with_few_cells_have_no_number(experiment_of_states: SimulatedExperiment) -> None:
-    obs = experiment_of_states.cells.obs
+    obs = experiment_of_states.released.obs
     few = obs[(obs["cell_type"] == "B cells").cumsum() * (obs["cell_type"] == "B cells") <= 50]
     states = few[["cycle_phase", "activation", "maturation", "subtype"]]
     table = followed(np.zeros((len(few), 2)), states, few)

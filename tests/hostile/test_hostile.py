@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -56,6 +57,10 @@ def verdict(case: Case, found: dict[str, Any], before: dict[str, str], folder: P
         return f"data lost: {lost[:3]}"
     if found["code"] not in case.codes:
         return f"wrong exit {found['code']}, not {sorted(case.codes)}"
+    if found["code"] == 0 and re.search(r"^\w*Error\b", found["err"], re.MULTILINE):
+        return "an error, and exit 0"
+    if found["code"] == 0 and case.written and case.written not in after:
+        return f"exit 0, but there is no {case.written}"
     if new:
         return f"left behind: {new[:3]}"
     if not (found["err"] + found["out"]).strip():

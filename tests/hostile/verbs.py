@@ -75,6 +75,7 @@ ALSO = {
 }
 VERBS = f"""
 ingest {{sim}} --out <new.h5ad>
+ingest {{counts.h5ad}} --out <new.h5ad>
 pseudobulk {{counts.h5ad}} --out <new.h5ad>
 split {{counts.h5ad}} --kind kfold --column compound --out <new.csv>
 de {{bulk.h5ad}} --flavour kaggle --out <new.parquet>

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from perturbgen.simulate.images import WRITERS
+from perturbgen.simulation.images import WRITERS
 
 SMALLER = {"rxrx19a": {"features": 256}}
 

@@ -19,7 +19,7 @@ from perturbgen.images.readers import (
     stream_embeddings,
 )
 from perturbgen.profiles import Profiles, read_profiles
-from perturbgen.simulate.images import WRITERS, write_rxrx1
+from perturbgen.simulation.images import WRITERS, write_rxrx1
 
 GUID = "43CD51CB-2370-471F-BA01-EE250B14B3C8"
 

@@ -18,7 +18,7 @@ from perturbgen.images.hits import (
     score_wells,
 )
 from perturbgen.profiles import Profiles
-from perturbgen.simulate.images import WRITERS
+from perturbgen.simulation.images import WRITERS
 
 KEYS = ["experiment", "plate", "site"]
 

@@ -12,8 +12,8 @@ import pytest
 from perturbgen.core.errors import ConfigError, InputError
 from perturbgen.l1000 import GctxFile, extract
 from perturbgen.l1000.connectivity import _cosine
-from perturbgen.simulate.screen import screen_anndata, screen_settings, write_screen
-from perturbgen.simulate.screen.plates import _simulate_screen
+from perturbgen.simulation.screen import screen_anndata, screen_settings, write_screen
+from perturbgen.simulation.screen.plates import _simulate_screen
 
 
 def auc(values: np.ndarray, labels: np.ndarray) -> float:

@@ -4,7 +4,7 @@ import pytest
 
 from perturbgen.images.network import IMAGES
 from perturbgen.images.network.settings import ImageSettings
-from perturbgen.simulate.images import write_rxrx1
+from perturbgen.simulation.images import write_rxrx1
 
 EXPERIMENTS = {
     "HUVEC-01": "train",

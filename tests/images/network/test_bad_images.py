@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from perturbgen.cli import _run
-from perturbgen.simulate.images import ImageLayout, write_bbbc021
+from perturbgen.simulation.images import ImageLayout, write_bbbc021
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
 

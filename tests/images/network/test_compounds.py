@@ -26,7 +26,7 @@ from perturbgen.images.network.fields import Fields
 from perturbgen.images.network.recipe import _ImageCard
 from perturbgen.images.network.settings import ImageData, ImageSettings
 from perturbgen.profiles import Profiles
-from perturbgen.simulate.images import ImageLayout, write_bbbc021
+from perturbgen.simulation.images import ImageLayout, write_bbbc021
 from tests.conftest import without_pictures
 
 pytestmark = pytest.mark.usefixtures("no_pictures")

@@ -141,7 +141,7 @@ def test_classes_are_the_treatments_of_training_and_controls_if_asked(fields: Fi
 
 
 def test_the_kaggle_layout_gives_the_same_fields(tmp_path: Path) -> None:
-    from perturbgen.simulate.images import write_rxrx1
+    from perturbgen.simulation.images import write_rxrx1
 
     two, kaggle = (
         Fields.read(ImageData(path=write_rxrx1(tmp_path / layout, size=8, sirnas=1, layout=layout)))

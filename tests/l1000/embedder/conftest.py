@@ -9,7 +9,7 @@ import pytest
 from perturbgen.core.config import merge
 from perturbgen.data import write_h5ad
 from perturbgen.l1000.embedder import EmbedSettings
-from perturbgen.simulate.screen import screen_anndata, screen_settings
+from perturbgen.simulation.screen import screen_anndata, screen_settings
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ def test_ranked_validation_keeps_labels_whole():
 
 def test_files_of_every_kind_give_the_same_profiles(screen, tmp_path):
     from perturbgen.l1000 import extract
-    from perturbgen.simulate.screen import screen_settings, write_screen
+    from perturbgen.simulation.screen import screen_settings, write_screen
 
     folder = write_screen(
         screen_settings("tiny", overrides=["biology.strength=4"]), tmp_path / "files", seed=0

@@ -187,7 +187,7 @@ def test_a_network_beats_wccn_where_something_is_not_linear(tmp_path):
     from perturbgen.data import write_h5ad
     from perturbgen.l1000.embedder import EmbedSettings
     from perturbgen.l1000.embedder.evaluation import MINE, Judged
-    from perturbgen.simulate.screen import screen_anndata, screen_settings
+    from perturbgen.simulation.screen import screen_anndata, screen_settings
 
     overrides = ["design.compounds=120", "genes=300"]
     write_h5ad(

@@ -16,10 +16,10 @@ from scipy import sparse
 
 from perturbgen.core.errors import InputError, StorageError
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate import SimulatedExperiment, load_world, simulate
-from perturbgen.simulate.op3 import experiment as experiment_module
-from perturbgen.simulate.op3.cells import cell_ids
-from perturbgen.simulate.op3.world import _OBS_COLUMNS
+from perturbgen.simulation import SimulatedExperiment, load_world, simulate
+from perturbgen.simulation.op3 import experiment as experiment_module
+from perturbgen.simulation.op3.cells import cell_ids
+from perturbgen.simulation.op3.world import _OBS_COLUMNS
 
 FILES = {
     "adata_train.parquet",
@@ -87,8 +87,10 @@ def test_the_long_file_has_the_real_columns_and_row_groups(tiny_folder: Path) ->
 def test_every_true_count_survives_the_anti_join_and_nothing_else(
     tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
-    matrix = released_matrix(tiny_folder, list(tiny.cells.var_names), list(tiny.cells.obs_names))
-    assert (matrix != tiny.cells.X).nnz == 0
+    matrix = released_matrix(
+        tiny_folder, list(tiny.released.var_names), list(tiny.released.obs_names)
+    )
+    assert (matrix != tiny.released.X).nnz == 0
 
 
 def test_every_excluded_pair_was_planted_where_the_truth_is_zero(
@@ -100,17 +102,19 @@ def test_every_excluded_pair_was_planted_where_the_truth_is_zero(
     assert not excluded.duplicated().any()
     assert not long.duplicated().any()
     assert len(long.merge(excluded)) == len(excluded)
-    assert len(long) - len(excluded) == tiny.cells.X.nnz
-    row = tiny.cells.obs_names.get_indexer(excluded["obs_id"])
-    column = tiny.cells.var_names.get_indexer(excluded["gene"])
-    assert np.asarray(tiny.cells.X[row, column]).sum() == 0
+    assert len(long) - len(excluded) == tiny.released.X.nnz
+    row = tiny.released.obs_names.get_indexer(excluded["obs_id"])
+    column = tiny.released.var_names.get_indexer(excluded["gene"])
+    assert np.asarray(tiny.released.X[row, column]).sum() == 0
 
 
 def test_normalized_count_is_log1p_of_counts_per_million_of_the_true_total(
     tiny_folder: Path, tiny: SimulatedExperiment
 ) -> None:
     long = pd.read_parquet(tiny_folder / "adata_train.parquet").head(2000)
-    total = pd.Series(np.asarray(tiny.cells.X.sum(axis=1)).ravel(), index=tiny.cells.obs_names)
+    total = pd.Series(
+        np.asarray(tiny.released.X.sum(axis=1)).ravel(), index=tiny.released.obs_names
+    )
     expected = np.log1p(long["count"] * 1e6 / total[long["obs_id"]].to_numpy())
     assert np.allclose(long["normalized_count"], expected, rtol=1e-12)
 
@@ -123,7 +127,7 @@ def test_obs_has_the_real_columns_and_unique_sorted_hexadecimal_ids(
     assert obs["obs_id"].is_unique
     assert obs["obs_id"].is_monotonic_increasing
     assert obs["obs_id"].str.fullmatch("[0-9a-f]{16}").all()
-    ours = tiny.cells.obs.loc[obs["obs_id"]].reset_index()
+    ours = tiny.released.obs.loc[obs["obs_id"]].reset_index()
     pd.testing.assert_frame_equal(obs, ours[list(_OBS_COLUMNS)], check_dtype=False)
 
 
@@ -144,10 +148,10 @@ def test_withheld_cells_are_the_other_b_and_myeloid_cells(
     assert (withheld.X != tiny.withheld.X).nnz == 0
     assert list(withheld.obs_names) == list(tiny.withheld.obs_names)
     assert set(withheld.obs["cell_type"]) == {"B cells", "Myeloid cells"}
-    assert not set(withheld.obs_names) & set(tiny.cells.obs_names)
+    assert not set(withheld.obs_names) & set(tiny.released.obs_names)
     known = {*tiny.world.layout.known, VEHICLE}
     assert not set(withheld.obs["sm_name"]) & known
-    measured = tiny.cells.obs[tiny.cells.obs["cell_type"].isin(["B cells", "Myeloid cells"])]
+    measured = tiny.released.obs[tiny.released.obs["cell_type"].isin(["B cells", "Myeloid cells"])]
     assert set(measured["sm_name"]) <= known
 
 
@@ -181,7 +185,7 @@ def test_de_tables_cover_measured_and_withheld_conditions_without_gaps(
     ]
     assert train.columns[5:].tolist() == tiny.world.genes
     measured = (
-        tiny.cells.obs.groupby(["cell_type", "sm_name"], observed=True)
+        tiny.released.obs.groupby(["cell_type", "sm_name"], observed=True)
         .size()
         .drop(VEHICLE, level=1)
         .index
@@ -199,16 +203,16 @@ def test_pseudobulk_of_the_truth_adds_up_to_the_cells(
 ) -> None:
     sums = ad.read_h5ad(tiny_folder / "truth_pseudobulk.h5ad")
     measured = sums[~sums.obs["withheld"].to_numpy()]
-    assert measured.X.sum() == tiny.cells.X.sum()
-    assert sums.X.sum() == tiny.cells.X.sum() + tiny.withheld.X.sum()
+    assert measured.X.sum() == tiny.released.X.sum()
+    assert sums.X.sum() == tiny.released.X.sum() + tiny.withheld.X.sum()
     key = measured.obs_names[7]
-    obs = tiny.cells.obs
+    obs = tiny.released.obs
     here = (
         obs["plate_name"] + "_" + obs["well"] + "_" + obs["cell_type"].astype(str) == key
     ).to_numpy()
     assert here.sum() == measured.obs["n_cells"].iloc[7]
     assert np.array_equal(
-        measured.X[7].toarray().ravel(), np.asarray(tiny.cells.X[here].sum(axis=0)).ravel()
+        measured.X[7].toarray().ravel(), np.asarray(tiny.released.X[here].sum(axis=0)).ravel()
     )
 
 
@@ -223,7 +227,7 @@ def test_multiome_cells_are_others_and_untreated(
     assert len(obs) == tiny.world.settings.files.multiome_cells
     assert set(long["obs_id"]) == set(obs["obs_id"])
     assert set(long["location"]) <= set(var["location"])
-    assert not set(obs["obs_id"]) & {*tiny.cells.obs_names, *tiny.withheld.obs_names}
+    assert not set(obs["obs_id"]) & {*tiny.released.obs_names, *tiny.withheld.obs_names}
 
 
 def test_one_seed_gives_identical_files_and_another_seed_others(

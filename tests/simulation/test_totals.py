@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings, sample_nb_sparse
-from perturbgen.simulate.op3.cells import sample_nb_total
+from perturbgen.simulation import CELL_TYPES, World, build_world, preset_settings, sample_nb_sparse
+from perturbgen.simulation.op3.cells import sample_nb_total
 
 REPEATS = 4000
 

@@ -15,9 +15,9 @@ from scipy import stats
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate.op3.layout import POSITIVE_CONTROLS
-from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
-from perturbgen.simulate.op3.signatures import DrugSignatures
+from perturbgen.simulation.op3.layout import POSITIVE_CONTROLS
+from perturbgen.simulation.op3.settings import CELL_TYPES, SimulationSettings
+from perturbgen.simulation.op3.signatures import DrugSignatures
 
 # Quantiles of the strengths: the positive controls are strong, but not the most toxic.
 _POSITIVE_QUANTILES: Final = {"Belinostat": 0.85, "Dabrafenib": 0.75}

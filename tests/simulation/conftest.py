@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from perturbgen.simulate import SimulatedExperiment, World, build_world, preset_settings, simulate
+from perturbgen.simulation import SimulatedExperiment, World, build_world, preset_settings, simulate
 
 
 @pytest.fixture(scope="session")

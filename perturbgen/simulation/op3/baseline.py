@@ -18,7 +18,7 @@ from scipy.optimize import brentq
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_file
 from perturbgen.core.tables import read_frame, read_header, require_unique
-from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
+from perturbgen.simulation.op3.settings import CELL_TYPES, SimulationSettings
 
 # Of a gene that was measured, but never seen in a cell type: a hundredth of a count per million.
 _SMALLEST_SHARE: Final = 1e-8

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.simulate import simulate, write_replicate
+from perturbgen.simulation import simulate, write_replicate
 
 
 @pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate import SimulationSettings
-from perturbgen.simulate.op3.layout import _CONTROLS, _LIBRARY_PLATES, Layout, _invent_compounds
+from perturbgen.simulation import SimulationSettings
+from perturbgen.simulation.op3.layout import _CONTROLS, _LIBRARY_PLATES, Layout, _invent_compounds
 
 
 def invented(**plate: int) -> Layout:

@@ -16,8 +16,8 @@ import pandas as pd
 from scipy import special, stats
 
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate.op3.effects import Effects
-from perturbgen.simulate.op3.settings import CELL_TYPES, SimulationSettings
+from perturbgen.simulation.op3.effects import Effects
+from perturbgen.simulation.op3.settings import CELL_TYPES, SimulationSettings
 
 # A cell's states, as the simulated files name them.
 STATES: Final = ("cycle_phase", "activation", "maturation", "subtype")

@@ -31,29 +31,33 @@ from perturbgen.core.files import atomic_path, require_file, require_writable
 from perturbgen.core.tables import CONDITION
 from perturbgen.data import KAGGLE_COLUMNS, SparseH5ad, layout_of, write_h5ad
 from perturbgen.de import flavour_table
-from perturbgen.simulate.op3.build import build_world
-from perturbgen.simulate.op3.cells import Stream
-from perturbgen.simulate.op3.settings import (
+from perturbgen.simulation.op3.build import build_world
+from perturbgen.simulation.op3.cells import Stream
+from perturbgen.simulation.op3.settings import (
     CONDITION_KEY,
     WITHHELD_TYPES,
     SimulationSettings,
     preset_settings,
 )
-from perturbgen.simulate.op3.states import STATES
-from perturbgen.simulate.op3.world import World
+from perturbgen.simulation.op3.states import STATES
+from perturbgen.simulation.op3.world import World
 
 
 @dataclass(frozen=True, repr=False)
 class SimulatedExperiment:
-    """A simulation in memory: released ``cells``, ``withheld`` cells, the ``truth``, the ``world``.
+    """A simulation in memory: ``released`` and ``withheld`` cells, the ``truth``, the ``world``.
 
     obs has the columns of :mod:`perturbgen.data.schema` and the competition's own.
     """
 
-    cells: AnnData
+    released: AnnData
     withheld: AnnData
     truth: AnnData
     world: World
+
+    def cells(self) -> AnnData:
+        """The released cells: what a laboratory would hand over, and a model may see."""
+        return self.released
 
     @cached_property
     def conditions(self) -> pd.DataFrame:
@@ -73,8 +77,8 @@ class SimulatedExperiment:
         return table.loc[pd.MultiIndex.from_frame(rows)].rename_axis(CONDITION)
 
     def __repr__(self) -> str:
-        sizes = f"{self.cells.n_obs:,} cells x {self.cells.n_vars:,} genes"
-        types, compounds = (self.cells.obs[name].nunique() for name in CONDITION)
+        sizes = f"{self.released.n_obs:,} cells x {self.released.n_vars:,} genes"
+        types, compounds = (self.released.obs[name].nunique() for name in CONDITION)
         return (
             f"SimulatedExperiment ({self.world.kind}), seed {self.world.seed}\n"
             f"  cells: {sizes}, {types} cell types, {compounds} compounds\n"
@@ -99,7 +103,7 @@ class _Options(TypedDict, total=False):
 def simulate(
     preset: str | SimulationSettings = "tiny",
     *,
-    seed: int,
+    seed: int = 0,
     out: None = None,
     **options: Unpack[_Options],
 ) -> SimulatedExperiment: ...
@@ -109,7 +113,7 @@ def simulate(
 def simulate(
     preset: str | SimulationSettings = "tiny",
     *,
-    seed: int,
+    seed: int = 0,
     out: str | Path,
     **options: Unpack[_Options],
 ) -> Path: ...
@@ -118,7 +122,7 @@ def simulate(
 def simulate(
     preset: str | SimulationSettings = "tiny",
     *,
-    seed: int,
+    seed: int = 0,
     out: str | Path | None = None,
     **options: Unpack[_Options],
 ) -> SimulatedExperiment | Path:

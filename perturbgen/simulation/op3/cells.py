@@ -14,8 +14,8 @@ import pandas as pd
 from numpy.typing import NDArray
 from scipy import sparse
 
-from perturbgen.simulate.op3.layout import DONORS, Layout
-from perturbgen.simulate.op3.settings import (
+from perturbgen.simulation.op3.layout import DONORS, Layout
+from perturbgen.simulation.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
     WITHHELD_TYPES,

@@ -11,7 +11,7 @@ import pytest
 import tomli_w
 
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate import (
+from perturbgen.simulation import (
     CELL_TYPES,
     SimulatedExperiment,
     build_world,
@@ -19,7 +19,7 @@ from perturbgen.simulate import (
     preset_settings,
     simulate,
 )
-from perturbgen.simulate.op3.states import STATES, Programmes
+from perturbgen.simulation.op3.states import STATES, Programmes
 
 
 @pytest.fixture(scope="module")
@@ -89,10 +89,10 @@ def test_a_total_varies_as_the_sum_of_cells_with_states_does(tiny: SimulatedExpe
 def test_states_are_seen_in_the_counts_and_named_beside_them(
     tiny: SimulatedExperiment, programmes: Programmes
 ) -> None:
-    obs = tiny.cells.obs
+    obs = tiny.released.obs
     assert list(obs.columns[-len(STATES) :]) == list(STATES)
     cells = ((obs["cell_type"] == "T cells CD4+") & (obs["compound"] == VEHICLE)).to_numpy()
-    log = np.log1p(tiny.cells.X[cells].toarray())
+    log = np.log1p(tiny.released.X[cells].toarray())
     log -= log.mean(axis=0)
     i = CELL_TYPES.index("T cells CD4+")
     for name, loading in zip(("activation", "maturation"), programmes.loading[i, 3:5], strict=True):
@@ -113,7 +113,7 @@ def test_compounds_move_activation_by_what_their_true_effects_hold_of_it(
     strength = tiny.world.effects.compounds["strength"]
     size = true.abs().groupby("sm_name").mean()
     assert size.corr(strength[size.index], method="spearman") > 0.5
-    obs = tiny.cells.obs
+    obs = tiny.released.obs
     seen = obs.groupby(["cell_type", "sm_name"], observed=True)["activation"].agg(["mean", "size"])
     many = seen[seen["size"] > 50]["mean"]
     assert np.allclose(many, true[many.index], atol=0.1)
@@ -127,10 +127,10 @@ def test_compounds_move_activation_by_what_their_true_effects_hold_of_it(
 def test_one_setting_turns_states_off_and_moves_no_other_number(tiny: SimulatedExperiment) -> None:
     without = simulate("tiny", seed=0, overrides=["states.strength=0"])
     assert without.world.programmes is None
-    assert not set(STATES) & {*without.cells.obs.columns, *without.truth.obs.columns}
+    assert not set(STATES) & {*without.released.obs.columns, *without.truth.obs.columns}
     pd.testing.assert_frame_equal(without.world.groups, tiny.world.groups)
     pd.testing.assert_frame_equal(
-        without.cells.obs, tiny.cells.obs.drop(columns=list(STATES)), check_categorical=False
+        without.released.obs, tiny.released.obs.drop(columns=list(STATES)), check_categorical=False
     )
     assert np.array_equal(without.truth.layers["mean"], tiny.truth.layers["mean"])
 
@@ -152,7 +152,7 @@ def test_the_folder_tells_every_cells_states_beside_the_competitions_files(
     tiny: SimulatedExperiment, tiny_folder: Path
 ) -> None:
     found = pd.read_parquet(tiny_folder / "truth_states.parquet").set_index("obs_id")
-    for part in (tiny.cells, tiny.withheld):
+    for part in (tiny.released, tiny.withheld):
         ours = part.obs[list(STATES)]
         pd.testing.assert_frame_equal(
             found.loc[ours.index], ours, check_dtype=False, check_categorical=False

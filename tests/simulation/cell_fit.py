@@ -9,7 +9,7 @@ import numpy as np
 from scipy import sparse
 from scipy.optimize import nnls
 
-from perturbgen.simulate import sample_nb_sparse
+from perturbgen.simulation import sample_nb_sparse
 
 _SMALLEST_DISPERSION: Final = 1e-3
 # Genes scatter around the trend by this share of it; beyond this multiple they do not move it.

@@ -19,7 +19,7 @@ from perturbgen.core.console import progress
 from perturbgen.core.errors import InputError
 from perturbgen.core.files import atomic_path, disk_errors, require_writable
 from perturbgen.l1000 import GctxWriter, robust_z, unify
-from perturbgen.simulate.screen.world import WELLS, ScreenSettings, ScreenWorld
+from perturbgen.simulation.screen.world import WELLS, ScreenSettings, ScreenWorld
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -16,7 +16,7 @@ import pandas as pd
 from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path
 from perturbgen.images.readers import RXRX1_COLUMNS, RXRX3_COLUMNS, RXRX3_CORE, RXRX19_COLUMNS
-from perturbgen.simulate.images.bbbc021 import blobs
+from perturbgen.simulation.images.bbbc021 import blobs
 
 _ACTIVE, _MOCK, _UV = "Active SARS-CoV-2", "Mock", "UV Inactivated SARS-CoV-2"
 _SMILES = "CCO |r|"  # CXSMILES, as released

@@ -9,9 +9,9 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.simulate import CELL_TYPES, build_world, preset_settings
-from perturbgen.simulate.op3.baseline import _spread_subset
-from perturbgen.simulate.op3.measured import read_measured_effects
+from perturbgen.simulation import CELL_TYPES, build_world, preset_settings
+from perturbgen.simulation.op3.baseline import _spread_subset
+from perturbgen.simulation.op3.measured import read_measured_effects
 
 
 def write(path: Path, names: list[str], values: list[object]) -> Path:

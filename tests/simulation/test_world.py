@@ -10,7 +10,7 @@ from scipy import sparse
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.tables import VEHICLE
 from perturbgen.data.schema import COLUMNS
-from perturbgen.simulate import (
+from perturbgen.simulation import (
     CELL_TYPES,
     SimulatedExperiment,
     SimulationSettings,
@@ -18,8 +18,8 @@ from perturbgen.simulate import (
     preset_settings,
     simulate,
 )
-from perturbgen.simulate.op3.cells import _balanced_factors, _balanced_poisson
-from perturbgen.simulate.op3.effects import (
+from perturbgen.simulation.op3.cells import _balanced_factors, _balanced_poisson
+from perturbgen.simulation.op3.effects import (
     _deal_hazards,
     _deal_strengths,
     _deal_survival,
@@ -48,12 +48,12 @@ SILENT = (
 
 
 def test_cells_speak_our_vocabulary_and_keep_their_own(tiny: SimulatedExperiment) -> None:
-    assert set(COLUMNS) <= set(tiny.cells.obs.columns)
-    assert {"sm_name", "donor_id", "plate_name"} <= set(tiny.cells.obs.columns)
-    assert tiny.cells.uns["vehicle"] == VEHICLE
-    assert set(tiny.cells.obs["cell_type"]) == set(CELL_TYPES)
-    assert (tiny.cells.X.data > 0).all()
-    assert np.issubdtype(tiny.cells.X.dtype, np.integer)
+    assert set(COLUMNS) <= set(tiny.released.obs.columns)
+    assert {"sm_name", "donor_id", "plate_name"} <= set(tiny.released.obs.columns)
+    assert tiny.released.uns["vehicle"] == VEHICLE
+    assert set(tiny.released.obs["cell_type"]) == set(CELL_TYPES)
+    assert (tiny.released.X.data > 0).all()
+    assert np.issubdtype(tiny.released.X.dtype, np.integer)
 
 
 def test_chunks_do_not_depend_on_the_order_they_are_drawn_in(tiny: SimulatedExperiment) -> None:
@@ -129,7 +129,7 @@ def test_a_strong_compound_is_visible_in_the_cells_it_was_given_to() -> None:
 
 def test_positive_controls_are_measured_in_every_cell_type(tiny: SimulatedExperiment) -> None:
     for name in ("Belinostat", "Dabrafenib", VEHICLE):
-        assert set(tiny.cells.obs.loc[tiny.cells.obs["sm_name"] == name, "cell_type"]) == set(
+        assert set(tiny.released.obs.loc[tiny.released.obs["sm_name"] == name, "cell_type"]) == set(
             CELL_TYPES
         )
 

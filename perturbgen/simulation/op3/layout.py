@@ -14,7 +14,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.tables import VEHICLE, read_frame, require_unique, require_values
-from perturbgen.simulate.op3.settings import (
+from perturbgen.simulation.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
     WITHHELD_TYPES,

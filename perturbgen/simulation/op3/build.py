@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pandas as pd
 
-from perturbgen.simulate.op3.baseline import make_baseline, solve_depth
-from perturbgen.simulate.op3.cells import Noise, Stream, count_cells, mean_depths
-from perturbgen.simulate.op3.effects import Effects
-from perturbgen.simulate.op3.layout import Layout
-from perturbgen.simulate.op3.measured import read_measured_effects
-from perturbgen.simulate.op3.settings import CONDITION_KEY, SimulationSettings
-from perturbgen.simulate.op3.signatures import DrugSignatures
-from perturbgen.simulate.op3.states import Programmes, select_survivors
-from perturbgen.simulate.op3.world import World
+from perturbgen.simulation.op3.baseline import make_baseline, solve_depth
+from perturbgen.simulation.op3.cells import Noise, Stream, count_cells, mean_depths
+from perturbgen.simulation.op3.effects import Effects
+from perturbgen.simulation.op3.layout import Layout
+from perturbgen.simulation.op3.measured import read_measured_effects
+from perturbgen.simulation.op3.settings import CONDITION_KEY, SimulationSettings
+from perturbgen.simulation.op3.signatures import DrugSignatures
+from perturbgen.simulation.op3.states import Programmes, select_survivors
+from perturbgen.simulation.op3.world import World
 
 
 def build_world(settings: SimulationSettings, *, seed: int) -> World:

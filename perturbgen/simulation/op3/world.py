@@ -17,16 +17,22 @@ from anndata import AnnData
 from scipy import sparse
 
 from perturbgen.data import KAGGLE_COLUMNS
-from perturbgen.simulate.op3.cells import Noise, Stream, cell_ids, sample_nb_sparse, sample_nb_total
-from perturbgen.simulate.op3.effects import Effects
-from perturbgen.simulate.op3.layout import Layout
-from perturbgen.simulate.op3.settings import (
+from perturbgen.simulation.op3.cells import (
+    Noise,
+    Stream,
+    cell_ids,
+    sample_nb_sparse,
+    sample_nb_total,
+)
+from perturbgen.simulation.op3.effects import Effects
+from perturbgen.simulation.op3.layout import Layout
+from perturbgen.simulation.op3.settings import (
     CELL_TYPES,
     CONDITION_KEY,
     WITHHELD_TYPES,
     SimulationSettings,
 )
-from perturbgen.simulate.op3.states import Programmes
+from perturbgen.simulation.op3.states import Programmes
 
 # The competition's columns of a cell: where it is, and what was done to it.
 _PLACE: Final = ("library_id", "plate_name", "well", "row", "col", "cell_id", "donor_id")

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from perturbgen.simulate import sample_nb_sparse
-from perturbgen.simulate.op3.baseline import _probability_nonzero
-from perturbgen.simulate.op3.cells import _DENSE_ABOVE, Stream
+from perturbgen.simulation import sample_nb_sparse
+from perturbgen.simulation.op3.baseline import _probability_nonzero
+from perturbgen.simulation.op3.cells import _DENSE_ABOVE, Stream
 
 
 def chi_square_p(draws: np.ndarray, mean: float, r: float) -> float:

@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import UserError
-from perturbgen.simulate.op3.layout import _FILES, _read_genes, _read_layout
+from perturbgen.simulation.op3.layout import _FILES, _read_genes, _read_layout
 
 pytestmark = pytest.mark.data
 Change = Callable[[pd.DataFrame], pd.DataFrame]

@@ -10,10 +10,10 @@ import pytest
 from scipy import stats
 
 from perturbgen.core.errors import InputError, SchemaError
-from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings, simulate
-from perturbgen.simulate.op3.baseline import _lend_to_absent, _read_baseline, _shares_of_log_means
-from perturbgen.simulate.op3.layout import _CONTROLS
-from perturbgen.simulate.op3.signatures import DrugSignatures, _denoise, _heavy_tailed
+from perturbgen.simulation import CELL_TYPES, World, build_world, preset_settings, simulate
+from perturbgen.simulation.op3.baseline import _lend_to_absent, _read_baseline, _shares_of_log_means
+from perturbgen.simulation.op3.layout import _CONTROLS
+from perturbgen.simulation.op3.signatures import DrugSignatures, _denoise, _heavy_tailed
 
 RNG = np.random.default_rng(0)
 

@@ -14,8 +14,8 @@ from scipy import sparse
 
 from perturbgen.core.console import show_table
 from perturbgen.core.tables import VEHICLE
-from perturbgen.simulate import CELL_TYPES, World, build_world, preset_settings
-from tests.simulate.cell_fit import CellFit, fit_baseline
+from perturbgen.simulation import CELL_TYPES, World, build_world, preset_settings
+from tests.simulation.cell_fit import CellFit, fit_baseline
 
 
 def released(world: World) -> pd.DataFrame:
