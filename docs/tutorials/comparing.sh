@@ -11,7 +11,7 @@ set -euo pipefail
 # A method learns from a table of differential expression (conditions x genes). A trained
 # generative model joins it as a method that has seen cells.
 perturbgen simulate experiment --preset tiny --seed 0
-perturbgen baselines
+perturbgen baseline
 
 # %%
 # ## One baseline, one score
@@ -80,7 +80,7 @@ truth = "de_truth.parquet"
 [methods.shrunken_additive]
 
 [methods.vae]
-run = "runs/0001-vae-s0"
+run = "runs/latest-vae"
 cells = "counts.h5ad"
 settings = { replicates = 4 }
 TOML

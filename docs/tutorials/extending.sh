@@ -87,7 +87,7 @@ baseline = "mine:ShrunkCompound"
 settings = { weight = 1.0 }
 
 [methods.free_bits]
-run = "runs/0001-free-bits-s0"
+run = "runs/latest-free-bits"
 cells = "counts.h5ad"
 settings = { replicates = 2 }
 TOML
@@ -98,5 +98,5 @@ cat comparison/scorecard.md | head -n 30
 # ## As a package
 #
 # In a package, entry points give the names. After `pip install` they are found everywhere: in
-# `perturbgen baselines`, in comparisons, in `[model] kind`.
+# `perturbgen baseline`, in comparisons, in `[model] kind`.
 cat "$REPOSITORY"/docs/example_package/pyproject.toml

@@ -70,14 +70,14 @@ perturbgen train config.toml
 # organisers' recipe. t is averaged over the drawn experiments and shrunk. The warning is right:
 # how much to shrink is best learned from conditions that a second run has not seen
 # (`--calibration-run`), which `python experiments/op3/run.py FOLDER` does for you.
-perturbgen predict runs/0001-kaggle-s0 --cells counts.h5ad --conditions kaggle/id_map.csv \
+perturbgen predict runs/latest --cells counts.h5ad --conditions kaggle/id_map.csv \
   --replicates 4 --out predictions.parquet
 
 # %%
 # ## Write a submission and read it as a stranger would
 perturbgen submit predictions.parquet --id-map kaggle/id_map.csv \
   --like kaggle/sample_submission.csv --out submission.csv
-perturbgen check submission.csv --id-map kaggle/id_map.csv --like kaggle/sample_submission.csv
+perturbgen check-submission submission.csv --id-map kaggle/id_map.csv --like kaggle/sample_submission.csv
 
 # %%
 # ## How good is it?

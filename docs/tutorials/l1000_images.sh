@@ -30,11 +30,11 @@ perturbgen l1000 train landmarks --set data.test=0.2 --set training.epochs=20
 # The second table asks the embedding harder questions: without neighbours of the same plate or
 # the same well, with shuffled labels (chance again), and whether it finds *plates* and *wells*
 # instead of perturbagens.
-perturbgen l1000 evaluate runs/0001-embedder-s0 --part test --out evaluation
+perturbgen l1000 evaluate runs/latest-embedder --part test --out evaluation
 
 # %%
 # Which perturbagens act like this one?
-perturbgen l1000 neighbours runs/0001-embedder-s0 --of compound-3 --most 5
+perturbgen l1000 neighbours runs/latest-embedder --of compound-3 --most 5
 
 # %%
 # On the one real plate that we have, the network does *not* beat the linear methods

@@ -59,7 +59,7 @@ cat theirs/config.toml theirs/conditions.csv
 perturbgen train theirs/config.toml --set training.epochs=20 --set annealing.warmup=5
 
 # %%
-perturbgen predict runs/0001-theirs-s0 --cells theirs.h5ad --conditions theirs/conditions.csv \
+perturbgen predict runs/latest --cells theirs.h5ad --conditions theirs/conditions.csv \
   --replicates 4 --out predictions.parquet
 perturbgen score de.parquet predictions.parquet --rows intersection --genes intersection \
   --out scores

@@ -75,7 +75,7 @@ RPE1,GENE10
 RPE1,GENE11
 RPE1,GENE12
 CSV
-perturbgen predict runs/0001-screen-s0 --cells screen.h5ad --conditions wanted.csv \
+perturbgen predict runs/latest --cells screen.h5ad --conditions wanted.csv \
   --replicates 4 --out predictions.parquet
 
 # %%

@@ -1,6 +1,6 @@
 """The generative models in the benchmark's form, beside baselines, on the folders of run.py.
 
-    python experiments/op3_semireal/benchmark.py runs/0001-op3-semireal-s0
+    python experiments/op3_semireal/benchmark.py runs/latest-op3-semireal
 
 The benchmark merges the T cells, drops what its authors removed, fits all cell types jointly on the
 genes that pass its filter, limits values to +-4, learns from the public compounds, too, and scores

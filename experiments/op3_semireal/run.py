@@ -32,7 +32,7 @@ from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path, require_folder
-from perturbgen.core.runs import create_run
+from perturbgen.core.runs import create_run, find_run
 from perturbgen.core.tables import read_frame, with_compound
 from perturbgen.generate import CellSampler
 from perturbgen.predict import fit_ensemble, mrrmse, read_wanted, without
@@ -93,6 +93,7 @@ def main(
                 "--set does not go with --resume, which keeps what was made",
                 fix="leave one of them out",
             )
+        resume = find_run(resume)
         config = require_folder(resume, "run directory") / "config.toml"
     settings = Experiment.load(config, overrides=overrides or [])
     if dry_run:

@@ -1,7 +1,7 @@
 """How much state do real cells have, how much simulated ones, and what of it is in a latent space?
 
 python experiments/states/run.py                                # the table: half a minute
-python experiments/states/run.py --demo runs/0001-demo-s0       # and the demo's latent points
+python experiments/states/run.py --demo runs/latest-demo       # and the demo's latent points
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from perturbgen.cli import run_experiment
 from perturbgen.cli.doctor import data_folder
 from perturbgen.core.console import say, show_table
 from perturbgen.core.files import check_output, require_file, require_folder
+from perturbgen.core.runs import find_run
 from perturbgen.core.tables import VEHICLE
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def main(
 ) -> None:
     """Shares of variance of the first components within a type, beyond counting: real, simulated.
 
-    Example: python experiments/states/run.py --demo runs/0001-demo-s0 --out latent.png
+    Example: python experiments/states/run.py --demo runs/latest-demo --out latent.png
     """
     if out is not None:
         check_output(out, ".png", option="--out")
@@ -169,7 +170,7 @@ def latents_of(demo: Path) -> tuple[np.ndarray, pd.DataFrame, pd.DataFrame]:
     from perturbgen.train import load_run
     from perturbgen.train.heldout import CellJudge
 
-    require_folder(demo, "run of the demo")
+    demo = require_folder(find_run(demo), "run of the demo")
     path = require_file(demo / "competition" / "truth_states.parquet", "planted states")
     run = load_run(next(iter(sorted((demo / "models").glob("*-nbvae-*")))))
     store = run.open_cells(demo / "counts.h5ad", part="train")

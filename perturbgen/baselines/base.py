@@ -237,8 +237,7 @@ class Baseline(ABC, Generic[_S]):
         half = self._half_width(wanted, level)
         if half is None:
             raise ConfigError(
-                f"{self.name} has no prediction intervals",
-                fix="perturbgen baselines lists which do",
+                f"{self.name} has no prediction intervals", fix="perturbgen baseline lists which do"
             )
         # The same centre as ``predict`` has, so that an interval always holds the prediction.
         centre = self._predict(wanted)

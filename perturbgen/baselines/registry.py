@@ -191,7 +191,7 @@ def make(
     for key, value in given.items():
         if value is not None and key not in (*entry.needs, *entry.uses):
             raise ConfigError(f"{name} makes no use of {key}", fix="leave it out")
-    fix = f"perturbgen baselines {name} lists its settings"
+    fix = f"perturbgen baseline {name} lists its settings"
     chosen: Any = entry.settings_class.load(base=settings, fix=fix)
     parts: dict[str, Any] = {
         key: given[key] for key in (*entry.needs, *entry.uses) if given[key] is not None

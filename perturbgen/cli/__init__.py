@@ -58,7 +58,7 @@ _VERBS = {name: verb for noun in _NOUNS for name, verb in noun.VERBS.items()}
 _PANELS = {
     "Prepare": "init ingest data simulate pseudobulk de split",
     "Train": "train board encode samplers",
-    "Predict": "generate predict baselines baseline ensemble submit check",
+    "Predict": "generate predict baseline ensemble submit check-submission",
     "Judge": "evaluate score compare",
     "Profiles and images": "retrieve neighbours l1000 images",
     "Tools": "doctor check-extension",

@@ -1,4 +1,4 @@
-"""``perturbgen baselines`` and ``baseline``: what must be beaten, and its predictions."""
+"""``perturbgen baseline``: what must be beaten, and its predictions."""
 
 from __future__ import annotations
 
@@ -22,54 +22,21 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def _baselines(
-    name: Annotated[str | None, typer.Argument(help="Show the settings of this one.")] = None,
-    as_json: Json = False,
-) -> None:
-    """List the baselines, or the settings of one of them.
-
-    The column Open Problems has the name of the same thing in that benchmark (its
-    mean_across_celltypes groups by cell type). Transductive ones look at which conditions are asked
-    for, which a fair comparison has to say.
-
-    Example: [bold]perturbgen baselines[/bold], then [bold]perturbgen baselines kernel_ridge[/bold]
-    """
-    from perturbgen.baselines import REGISTRY, find_baseline
-
-    if name is not None:
-        entry = find_baseline(name)
-        settings: list[dict[str, Any]] = []
-        for key, setting in entry.settings_class.model_fields.items():
-            default = setting.default
-            shown = list(default) if isinstance(default, tuple) else default  # as one types it
-            meaning = setting.description or ""
-            settings.append({"setting": key, "default": str(shown), "meaning": meaning})
-        title = f"{name}: {entry.description}" + ("" if settings else "; nothing to set")
-        show_table(settings, title=title, as_json=as_json)
-        return
-    table: list[dict[str, Any]] = []
-    for key, entry in REGISTRY.items():
-        marks = ("random", "intervals", "transductive")
-        notes = [f"needs --{need}" for need in entry.needs]
-        notes += [mark for mark in marks if getattr(entry, mark)]
-        row = {"name": key, "what": entry.description, "Open Problems": entry.open_problems or None}
-        table.append(row | {"notes": ", ".join(notes)})
-    show_table(table, title="baselines", as_json=as_json)
-
-
 def _baseline(
     name: Annotated[
-        str, typer.Argument(help="Which; perturbgen baselines lists them.", show_default=False)
-    ],
+        str | None, typer.Argument(help="Which one; without it all are listed.", show_default=False)
+    ] = None,
     train: Annotated[
-        Path, typer.Option(help="de_train.parquet, its folder, or a table of perturbgen de.")
-    ],
+        Path | None, typer.Option(help="de_train.parquet, its folder, or a table of perturbgen de.")
+    ] = None,
     conditions: Annotated[
-        Path, typer.Option(help="id_map.csv, or a CSV with cell_type and sm_name (or compound).")
-    ],
+        Path | None,
+        typer.Option(help="id_map.csv, or a CSV with cell_type and sm_name (or compound)."),
+    ] = None,
     out: Annotated[
-        Path, typer.Option(help="The parquet file to write; it reads as de_train.parquet does.")
-    ],
+        Path | None,
+        typer.Option(help="The parquet file to write; it reads as de_train.parquet does."),
+    ] = None,
     overrides: Overrides = None,
     seed: Seed = 0,
     truth: Annotated[
@@ -86,10 +53,18 @@ def _baseline(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Fit a baseline to a table of differential expression and predict other conditions.
+    """Fit a baseline to a table of differential expression and predict other conditions; without
+    a name, list the baselines.
 
-    Rows and genes are joined by their names. A condition with an unknown cell type or compound gets
-    what the baseline falls back to, and is named in the log.
+    With a name alone its settings are shown. In the list, the column Open Problems has the name of
+    the same thing in that benchmark (its mean_across_celltypes groups by cell type); transductive
+    ones look at which conditions are asked for, which a fair comparison has to say.
+
+    To predict, --train, --conditions and --out are needed. Rows and genes are joined by their
+    names. A condition with an unknown cell type or compound gets what the baseline falls back to,
+    and is named in the log.
+
+    Example: [bold]perturbgen baseline[/bold], then [bold]perturbgen baseline kernel_ridge[/bold]
 
     Example: [bold]perturbgen baseline shrunken_additive --train de_train.parquet
     --conditions id_map.csv --out predictions.parquet[/bold]
@@ -103,6 +78,13 @@ def _baseline(
     from perturbgen.baselines import REGISTRY, find_baseline
     from perturbgen.data import read_conditions
 
+    alone = not (train or conditions or out or overrides or interval)
+    if name is None or alone:
+        if not alone:
+            raise ConfigError("which baseline?", fix="perturbgen baseline lists them")
+        _show_baselines(name, as_json=as_json)
+        return
+    train, conditions, out = _require_files(name, train, conditions, out)
     paths = [out]
     if interval is not None:
         paths += [out.with_suffix(f".{end}{out.suffix}") for end in ("lower", "upper")]
@@ -132,6 +114,46 @@ def _baseline(
     chosen = vars(model).get("chosen")
     if chosen and not as_json:
         say(f"settings chosen out of fold: {chosen}")
+
+
+def _require_files(
+    name: str, train: Path | None, conditions: Path | None, out: Path | None
+) -> tuple[Path, Path, Path]:
+    """What a prediction needs."""
+    if train is None or conditions is None or out is None:
+        given = {"--train": train, "--conditions": conditions, "--out": out}
+        absent = " ".join(option for option, path in given.items() if path is None)
+        raise ConfigError(
+            f"{name} does not know what to learn from, predict or write: no {absent}",
+            expected=" ".join(given),
+            fix=f"perturbgen baseline {name} alone shows its settings",
+        )
+    return train, conditions, out
+
+
+def _show_baselines(name: str | None, *, as_json: bool) -> None:
+    """All baselines, or the settings of one of them."""
+    from perturbgen.baselines import REGISTRY, find_baseline
+
+    if name is not None:
+        entry = find_baseline(name)
+        settings: list[dict[str, Any]] = []
+        for key, setting in entry.settings_class.model_fields.items():
+            default = setting.default
+            shown = list(default) if isinstance(default, tuple) else default  # as one types it
+            meaning = setting.description or ""
+            settings.append({"setting": key, "default": str(shown), "meaning": meaning})
+        title = f"{name}: {entry.description}" + ("" if settings else "; nothing to set")
+        show_table(settings, title=title, as_json=as_json)
+        return
+    table: list[dict[str, Any]] = []
+    for key, entry in REGISTRY.items():
+        marks = ("random", "intervals", "transductive")
+        notes = [f"needs --{need}" for need in entry.needs]
+        notes += [mark for mark in marks if getattr(entry, mark)]
+        row = {"name": key, "what": entry.description, "Open Problems": entry.open_problems or None}
+        table.append(row | {"notes": ", ".join(notes)})
+    show_table(table, title="baselines", as_json=as_json)
 
 
 def _read_train(path: Path) -> pd.DataFrame:
@@ -171,4 +193,4 @@ def _build(
     return make(name, **given, **settings)
 
 
-VERBS = {"baselines": _baselines, "baseline": _baseline}
+VERBS = {"baseline": _baseline}

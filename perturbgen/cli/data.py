@@ -116,7 +116,8 @@ def _check_data(
     vehicle: Vehicle = None,
     as_json: Json = False,
 ) -> None:
-    """Show what is in the data and all that is wrong with them; exit code 2 if they are unusable.
+    """Show what is in a file of counts, and all that is wrong with it (a submission:
+    check-submission). Exit code 2 if it is unusable.
 
     Example: [bold]perturbgen data check kang.h5ad --columns experiments/columns/kang.toml[/bold]
     """

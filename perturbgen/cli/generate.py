@@ -144,7 +144,7 @@ def _generate(
     same command. Wells for which no cell was drawn have a zero in wells.csv: that donor is missing,
     as it happens in a real experiment.
 
-    Example: [bold]perturbgen generate runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
+    Example: [bold]perturbgen generate runs/latest --cells counts.h5ad --conditions id_map.csv
     --replicates 5 --out generated[/bold]
     """
     from perturbgen.core.runs import file_hash

@@ -16,8 +16,10 @@ from perturbgen.cli.options import (
     Json,
     Overrides,
     Resume,
+    RunFolder,
     Runs,
     Seed,
+    found_run,
     listed,
     opened_profiles,
 )
@@ -109,9 +111,7 @@ def _train_classifier(
 
 
 def _embed_images(
-    run: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run directory that images train made.")
-    ],
+    run: RunFolder,
     out: Annotated[Path, typer.Option(help="The profile folder to write, a row a field.")],
     part: _Parts = "",
     data: _Folder = None,
@@ -122,7 +122,7 @@ def _embed_images(
 ) -> None:
     """Embed images with a trained network: profiles that correct, evaluate and map read.
 
-    Example: [bold]perturbgen images embed runs/0001-run-s0 --part test --out test.profiles[/bold]
+    Example: [bold]perturbgen images embed runs/latest-run --part test --out test.profiles[/bold]
     """
     from perturbgen.images.network import IMAGES
     from perturbgen.images.network.evaluate import embed_run
@@ -144,7 +144,12 @@ def _embed_images(
 
 def _evaluate_images(
     source: Annotated[
-        Path, typer.Argument(metavar="RUN|SOURCE", help="A run of images train, or any profiles.")
+        Path,
+        typer.Argument(
+            metavar="RUN|SOURCE",
+            help="A run of images train (runs/latest is one), or any profiles.",
+            callback=found_run,
+        ),
     ],
     # validation chose the epoch, so test is the honest part
     part: _Parts = "test",
@@ -178,7 +183,7 @@ def _evaluate_images(
     mix. Of the controls of images correct those count that its fit has not seen (--withhold); where
     it has seen all, the lines say that they are in-sample.
 
-    Example: [bold]perturbgen images evaluate runs/0001-run-s0 --part test[/bold]
+    Example: [bold]perturbgen images evaluate runs/latest-run --part test[/bold]
 
     Example: [bold]perturbgen images evaluate test.profiles --same sirna_id
     --control well_type=negative_control --batch experiment[/bold]

@@ -310,9 +310,7 @@ def _commands(source: Path, folder: Path, guesses: Guesses) -> str:
     """What to type next."""
     from shlex import quote
 
-    from perturbgen.core.files import slug
-
-    file, run = quote(str(source)), quote(f"{folder}/runs/0001-{slug(source.stem)}-s0")
+    file, run = quote(str(source)), quote(f"{folder}/runs/latest")
 
     def own(name: str) -> str:
         return quote(f"{folder}/{name}")

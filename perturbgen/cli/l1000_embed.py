@@ -16,9 +16,11 @@ from perturbgen.cli.options import (
     Json,
     Overrides,
     Resume,
+    RunFolder,
     Runs,
     Seed,
     check_folder,
+    found_run,
     records,
 )
 from perturbgen.core.console import say, show_table
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from perturbgen.l1000.embedder import Embedder
     from perturbgen.l1000.embedder.evaluation import Judged
 
-_RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory that l1000 train made.")
-]
 _Profiles = Annotated[
     Path | None,
     typer.Argument(
@@ -61,7 +60,8 @@ def _train_embedder(
     config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     overrides: Overrides = None,
     start: Annotated[
-        Path | None, typer.Option(help="Fine-tune: start from the encoder of this run.")
+        Path | None,
+        typer.Option(help="Fine-tune: start from the encoder of this run.", callback=found_run),
     ] = None,
     resume: Resume = None,
     runs: Runs = Path("runs"),
@@ -83,7 +83,7 @@ def _train_embedder(
 
     Example, transfer: [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_sh"]'
     --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks
-    --set 'data.types=["trt_cp"]' --start runs/0001-genetic-s0[/bold]
+    --set 'data.types=["trt_cp"]' --start runs/latest-genetic[/bold]
     """
     from perturbgen.cli.train import train_or_resume
     from perturbgen.l1000.embedder import EMBEDDING
@@ -113,7 +113,7 @@ def _train_embedder(
 
 
 def _embed_profiles(
-    run: _RunFolder,
+    run: RunFolder,
     file: _Profiles = None,
     out: Annotated[
         Path, typer.Option(help="The h5ad to write: obs, and the embedding in obsm.")
@@ -124,7 +124,7 @@ def _embed_profiles(
 ) -> None:
     """Embed profiles, controls as well, by a trained network.
 
-    Example: [bold]perturbgen l1000 embed runs/0001-embedder-s0 data/landmarks
+    Example: [bold]perturbgen l1000 embed runs/latest-embedder data/landmarks
     --out embedding.h5ad[/bold], then [bold]perturbgen retrieve embedding.h5ad --key X_embedding
     --same moa --differ perturbagen[/bold]
     """
@@ -154,7 +154,7 @@ def _embed_profiles(
 
 
 def _evaluate_embedder(
-    run: _RunFolder,
+    run: RunFolder,
     file: _Profiles = None,
     part: Annotated[
         _Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")
@@ -194,10 +194,10 @@ def _evaluate_embedder(
     network and a 1D-CNN learn the mechanism from some perturbagens and are tested on others, beside
     shuffled labels. --probe plate shows what should not be there.
 
-    Example: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --part test
+    Example: [bold]perturbgen l1000 evaluate runs/latest-embedder --part test
     --out evaluation[/bold]
 
-    Example, mechanisms: [bold]perturbgen l1000 evaluate runs/0001-embedder-s0 --probe moa
+    Example, mechanisms: [bold]perturbgen l1000 evaluate runs/latest-embedder --probe moa
     --perturbagens compoundinfo_beta.txt --out evaluation[/bold]
     """
     from perturbgen.core.tables import require_columns
@@ -253,7 +253,7 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
 
 
 def _neighbours_of_perturbagen(
-    run: _RunFolder,
+    run: RunFolder,
     of: Annotated[str, typer.Option(help="A perturbagen: its id, or its name.")],
     file: _Profiles = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each of its profiles.")] = 10,
@@ -263,10 +263,10 @@ def _neighbours_of_perturbagen(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Which perturbagens act like this one: those that the nearest profiles of its profiles belong
-    to.
+    """Which perturbagens act like this one, by a run of l1000 train (by any other embedding:
+    neighbours): those that the nearest profiles of its profiles belong to.
 
-    Example: [bold]perturbgen l1000 neighbours runs/0001-embedder-s0 --of vorinostat[/bold]
+    Example: [bold]perturbgen l1000 neighbours runs/latest-embedder --of vorinostat[/bold]
     """
     from perturbgen.l1000.embedder import EMBEDDING
     from perturbgen.retrieval import group_neighbours

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from perturbgen.core.console import say
-from perturbgen.core.errors import InputError
+from perturbgen.core.errors import ConfigError, InputError
 from perturbgen.core.files import protected
+from perturbgen.core.runs import find_run
 from perturbgen.core.system import limit_threads
 
 if TYPE_CHECKING:
@@ -46,10 +47,23 @@ Overrides = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print the resolved settings and stop.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace what is already there.")]
+
+
+def found_run(path: Path | None) -> Path | None:
+    """What every option and argument that names a run takes: runs/latest is one, too."""
+    return None if path is None else find_run(path)
+
+
+_A_RUN = "A run directory, or runs/latest, or runs/latest-NAME"
 RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run directory that train made.", show_default=False)
+    Path,
+    typer.Argument(
+        metavar="RUN", help=f"{_A_RUN}: what train made.", show_default=False, callback=found_run
+    ),
 ]
-Resume = Annotated[Path | None, typer.Option(help="Go on with this run directory.")]
+Resume = Annotated[
+    Path | None, typer.Option(help="Go on with this run, e.g. runs/latest.", callback=found_run)
+]
 Runs = Annotated[Path, typer.Option(help="Where the run directory is made.")]
 
 # what a file of counts calls things
@@ -66,6 +80,23 @@ Vehicle = Annotated[
 _WRITTEN = {"out", "plots", "page", "picture", "calibration_out", "runs"}
 
 
+# verbs that are called something else, and how
+_RENAMED_VERBS = {
+    "check": "check-submission (of a submission), or data check (of counts)",
+    "baselines": "baseline (without a name it lists them; with a name alone, what can be set)",
+}
+
+
+class _Group(TyperGroup):
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name not in self.commands and name in _RENAMED_VERBS and ctx.parent is None:
+            raise ConfigError(
+                f"there is no verb {name!r}", fix=f"perturbgen {_RENAMED_VERBS[name]}"
+            )
+        return super().resolve_command(ctx, args)
+
+
 class Verbs(typer.Typer):
     """Verbs by name, or groups of more; none writes over what it reads.
 
@@ -75,7 +106,7 @@ class Verbs(typer.Typer):
     def __init__(
         self, verbs: Mapping[str, Any], panels: Mapping[str, str] | None = None, **options: Any
     ) -> None:
-        super().__init__(no_args_is_help=True, **options)
+        super().__init__(cls=_Group, no_args_is_help=True, **options)
         for name, verb in verbs.items():
             panel = panels[name] if panels else None
             if isinstance(verb, Verbs):
@@ -139,7 +170,6 @@ def listed(text: str | None) -> list[str]:
 
 def check_folder(out: Path | None) -> None:
     """``--out`` is, or may become, a folder that can be written."""
-    from perturbgen.core.errors import ConfigError
     from perturbgen.core.files import require_writable
 
     if out is None:

@@ -22,6 +22,7 @@ from perturbgen.cli.options import (
     RunFolder,
     Seed,
     Vehicle,
+    found_run,
     write_predictions,
 )
 from perturbgen.core.console import show_table
@@ -74,7 +75,8 @@ def _predict(
     calibration_run: Annotated[
         Path | None,
         typer.Option(
-            help="A run that withheld measured conditions of these cell types, to calibrate on."
+            help="A run that withheld measured conditions of these cell types, to calibrate on.",
+            callback=found_run,
         ),
     ] = None,
     calibration_out: Annotated[
@@ -107,7 +109,7 @@ def _predict(
     best those that the run (or --calibration-run) did not train on. Real controls and measured
     compounds join every fit.
 
-    Example: [bold]perturbgen predict runs/0001-op3-s0 --cells counts.h5ad --conditions id_map.csv
+    Example: [bold]perturbgen predict runs/latest --cells counts.h5ad --conditions id_map.csv
     --out predictions.parquet[/bold]
     """
     from perturbgen.data import read_conditions, validate

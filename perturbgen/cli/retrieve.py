@@ -90,7 +90,8 @@ def _retrieve(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Rank all other rows for each row and say how well it finds its own kind; exact.
+    """Rank all other rows for each row and say how well it finds its own kind, exactly (to see
+    which rows are near: neighbours).
 
     Prints means by group, by query and by pair, then the controls: labels shuffled (within the
     plate), and with --plate and --well what another plate, another position, and the plate itself
@@ -171,7 +172,8 @@ def _list_neighbours(
     similarity: _Similarity = _Similar.COSINE,
     as_json: Json = False,
 ) -> None:
-    """The nearest rows of each row, and which other groups a group's neighbours belong to.
+    """The nearest rows of each row of an embedding in a file (of a trained embedder: l1000
+    neighbours), and which other groups a group's neighbours belong to.
 
     Prints, for each group, how many of its rows' neighbours are its own, and its nearest other
     groups. --out writes neighbours.parquet (a line per row and neighbour) and groups.parquet. With

@@ -87,7 +87,8 @@ def _score_predictions(
     report: _Report = True,
     as_json: Json = False,
 ) -> None:
-    """Score predictions of signed -log10 p against the measured table, between two controls.
+    """Score tables of predicted signed -log10 p against the measured one, between two controls (to
+    fit the methods, too: compare; cells of a trained model: evaluate).
 
     TRUTH and PREDICTION are DE tables of perturbgen de, a parquet or CSV with columns cell_type and
     compound (or sm_name) and one a gene, Open Problems' h5ad, or with --id-map a submission file.
@@ -240,7 +241,8 @@ def _compare(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Compare methods on a DE table: fit each on every split with every seed, and score them all.
+    """Compare methods on a DE table: fit each on every split with every seed, and score them all
+    (of predictions that you have: score).
 
     What has been computed is kept in the folder of results: run the same again and nothing is
     fitted twice, change a method and only its jobs are, interrupt it and it goes on where it was.
@@ -251,8 +253,8 @@ def _compare(
         folder = "data/small"
 
     Splits are [bold]\\[splits.NAME][/bold] of kind kaggle, compounds, cell_types or file. Methods
-    are [bold]\\[methods.NAME][/bold], a baseline (perturbgen baselines, or module:Class of your
-    own) or predictions = "file.parquet".
+    are [bold]\\[methods.NAME][/bold], a baseline (perturbgen baseline lists them, or module:Class
+    of your own) or predictions = "file.parquet".
 
     Example: [bold]perturbgen compare experiments/op3_semireal/compare.toml
     --data data/semireal[/bold]

@@ -1,4 +1,4 @@
-"""``perturbgen submit`` and ``perturbgen check``: submission files, written and checked."""
+"""``perturbgen submit`` and ``check-submission``: submission files, written and checked."""
 
 from __future__ import annotations
 
@@ -61,11 +61,12 @@ def _check_submission(
     like: _Like,
     as_json: Json = False,
 ) -> None:
-    """Check a submission file: ids, genes, their order, every value. Exit code 2 if it is invalid.
+    """Check a submission file: ids, genes, their order, every value (counts: data check). Exit
+    code 2 if it is invalid.
 
     Values that are numbers but hardly possible (beyond 200) are warnings.
 
-    Example: [bold]perturbgen check submission.csv --id-map id_map.csv
+    Example: [bold]perturbgen check-submission submission.csv --id-map id_map.csv
     --like sample_submission.csv[/bold]
     """
     from perturbgen import submission
@@ -83,4 +84,4 @@ def _check_submission(
         raise typer.Exit(UserError.exit_code)
 
 
-VERBS = {"submit": _submit, "check": _check_submission}
+VERBS = {"submit": _submit, "check-submission": _check_submission}

@@ -23,6 +23,7 @@ from perturbgen.cli.options import (
     RunFolder,
     Runs,
     Seed,
+    found_run,
     show_settings,
 )
 from perturbgen.core.console import say, show_table
@@ -65,7 +66,7 @@ def _train(
     Example: [bold]perturbgen train experiments/kang/nbvae.toml --data kang.h5ad
     --set model.latent=20[/bold]
 
-    Example: [bold]perturbgen train --resume runs/0001-kang-s0 --set training.epochs=400[/bold]
+    Example: [bold]perturbgen train --resume runs/latest --set training.epochs=400[/bold]
     """
     from perturbgen.train.generative import CELLS
 
@@ -137,7 +138,7 @@ def _encode(
 ) -> None:
     """Latent points of cells by a trained model.
 
-    Example: [bold]perturbgen encode runs/0001-kang-s0 kang.h5ad --out latents.h5ad[/bold]
+    Example: [bold]perturbgen encode runs/latest kang.h5ad --out latents.h5ad[/bold]
     """
     import pandas as pd
     from anndata import AnnData
@@ -178,14 +179,14 @@ def _evaluate(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Judge a trained model on cells: likelihood of their counts, posterior-predictive checks,
-    probes of its latents.
+    """Judge one trained model on cells (tables of predictions: score; many methods: compare):
+    likelihood of their counts, posterior-predictive checks, probes of its latents.
 
     The likelihood is log p(counts | conditions), integrated over the latent space by importance
     sampling, in nats per gene and cell: the smaller its negative, the better. Use cells that the
     model was not trained on.
 
-    Example: [bold]perturbgen evaluate runs/0001-kang-s0 kang.h5ad --part validation[/bold]
+    Example: [bold]perturbgen evaluate runs/latest kang.h5ad --part validation[/bold]
     """
     from perturbgen.train import cells_page, load_run
     from perturbgen.train.heldout import CellJudge
@@ -235,7 +236,12 @@ def _save_json(found: dict[str, Any], out: Path) -> None:
 
 def _board(
     logdir: Annotated[
-        Path, typer.Argument(metavar="RUNS", help="A run directory, or the folder of all of them.")
+        Path,
+        typer.Argument(
+            metavar="RUNS",
+            help="A run directory (runs/latest), or the folder of all of them.",
+            callback=found_run,
+        ),
     ] = Path("runs"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port on this machine.")] = 6006,
     host: Annotated[

@@ -176,7 +176,7 @@ def _from_run(name: str, spec: MethodSettings, data: TableSettings) -> Method:
     """A trained run, by its parameters, the cells it predicts among and how it predicts."""
     from perturbgen.predict import RunFiles
 
-    runs = [data.find_folder(path) for path in (spec.run, spec.calibration_run) if path]
+    runs = [data.find_run(path) for path in (spec.run, spec.calibration_run) if path]
     cells = data.find(spec.cells, "file of cells").absolute()
     files = RunFiles(runs[0], cells, *runs[1:]).require()
     # Without the seed, which is the job's.
@@ -208,7 +208,7 @@ def _from_baseline(name: str, spec: MethodSettings, data: TableSettings) -> Meth
     """A baseline, with its resolved settings and the files that it uses."""
     entry = find_baseline(spec.baseline)
     # Resolved, so that a default that changes in a later version is another method.
-    fix = f"perturbgen baselines {spec.baseline} lists its settings"
+    fix = f"perturbgen baseline {spec.baseline} lists its settings"
     resolved = entry.settings_class.load(base=spec.settings, fix=fix)
     files: dict[str, Path] = {}
     for key in _EXTRAS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
@@ -11,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import InputError, suggest
 from perturbgen.core.files import require_file
+from perturbgen.core.runs import find_run
 from perturbgen.data import TARGETS
 
 # Strong ones that are quick: a comparison without any setting takes minutes, not hours.
@@ -89,10 +91,13 @@ class TableSettings(Settings):
             return inside
         return require_file(name if Path(name).exists() else inside, what)
 
-    def find_folder(self, name: str) -> Path:
-        """A folder in the data folder, or from the working directory."""
-        inside = Path(self.folder) / name
-        return (inside if inside.is_dir() else Path(name)).absolute()
+    def find_run(self, name: str) -> Path:
+        """A run directory in the data folder, or from the working directory."""
+        with suppress(InputError):
+            inside = find_run(Path(self.folder) / name)
+            if inside.is_dir():
+                return inside.absolute()
+        return find_run(name).absolute()
 
 
 class SplitSettings(Settings):

@@ -44,7 +44,7 @@ GROUPS: Final = {
 _LISTED_BY: Final = {
     "model": "perturbgen check-extension lists what is installed",
     "metric": "perturbgen check-extension lists what is installed",
-    "baseline": "perturbgen baselines lists them",
+    "baseline": "perturbgen baseline lists them",
 }
 
 

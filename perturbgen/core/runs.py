@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from perturbgen.core.config import Settings
+from perturbgen.core.errors import InputError, suggest
 from perturbgen.core.files import disk_errors, require_file, require_writable, slug
 
 
@@ -46,8 +47,7 @@ def create_run(
 def _claim(part: Path, root: Path, name: str) -> Path:
     """Move a new run to the next free number."""
     while True:
-        numbers = [int(m[0]) for p in root.iterdir() if (m := re.match(r"\d{4,}", p.name))]
-        run = root / f"{max(numbers, default=0) + 1:04d}-{name}"
+        run = root / f"{max(_numbered(root), default=0) + 1:04d}-{name}"
         try:
             # Fails on a folder that holds something, as every run does: a process that took the
             # same number meanwhile is never replaced.
@@ -55,6 +55,37 @@ def _claim(part: Path, root: Path, name: str) -> Path:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
+
+
+def _numbered(root: Path) -> dict[int, Path]:
+    """Run directories and whatever else took a number."""
+    return {int(m[0]): p for p in root.iterdir() if (m := re.match(r"\d{4,}", p.name))}
+
+
+def find_run(path: str | Path) -> Path:
+    """The run directory that a path names; ``runs/latest`` is the one of the highest number.
+
+    ``runs/latest-NAME`` is the newest called NAME, whatever its seed: with two trainings at once
+    each is found by its name. A word and no symbolic link, which Windows lacks and the second
+    training would turn away from the first; a folder that is really called so is itself.
+    """
+    path = Path(path)
+    word, dash, name = path.name.partition("-")
+    if word != "latest" or bool(dash) != bool(name) or path.exists():
+        return path
+    numbered = _numbered(path.parent) if path.parent.is_dir() else {}
+    # what a killed training left under a number, or a file, is no run
+    runs = {number: run for number, run in numbered.items() if (run / "config.toml").is_file()}
+    called = {number: run.name.partition("-")[2] for number, run in runs.items()}
+    fits = [n for n in runs if not name or re.fullmatch(rf"{re.escape(name)}(-s\d+)?", called[n])]
+    if not fits:
+        names = sorted({re.sub(r"-s\d+$", "", called[number]) for number in runs})
+        raise InputError(
+            f"no run {f'called {name!r} ' if name else ''}in {path.parent}",
+            expected="one that perturbgen train made",
+            fix=suggest(name, names) if name and names else "name the folder: RUNS/latest",
+        )
+    return runs[max(fits)]
 
 
 def environment(seed: int, data: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from perturbgen.core.files import (
     require_folder,
     require_writable,
 )
-from perturbgen.core.runs import create_run, file_hash
+from perturbgen.core.runs import create_run, file_hash, find_run
 from perturbgen.core.system import choose_device, cores, keep_freed_memory
 from perturbgen.train.automatic import fit_length, fit_machine, say_precision, taken_over
 from perturbgen.train.card import Card
@@ -159,7 +159,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         accelerator: str = "auto",
     ) -> Path:
         """Go on with a run where its last checkpoint stands; only its length may be changed."""
-        run = Path(run)
+        run = find_run(run)
         settings = self._settings_to_resume(run, overrides)
         with _sole_writer(run):  # before there are others, which would wait for the first
             say_precision(settings.training, accelerator=accelerator)
@@ -219,7 +219,7 @@ class Recipe(ABC, Generic[_S, _D, _C, _R]):
         """A trained run, its best (or last) model on a device, ready for use."""
         # Asked first: torch would refuse a device that is not there only once the weights are read.
         device = choose_device(device)
-        path = require_folder(path, "run directory")
+        path = require_folder(find_run(path), "run directory")
         card = self.card.read(path)
         settings = self.settings.load(path / "config.toml")
         model = self.blank(path, settings, card)

@@ -42,21 +42,30 @@ def fit(files: Path, *more: str, conditions: str = "id_map.csv", out: str = "p.p
 
 
 def test_list_and_settings(capsys: pytest.CaptureFixture[str]) -> None:
-    assert _run(["baselines", "--json"]) == 0
+    assert _run(["baseline", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in rows] == list(REGISTRY)
     assert (
         next(row for row in rows if row["name"] == "cell_type_mean")["Open Problems"]
         == "mean_across_celltypes"
     )
-    assert _run(["baselines", "kernel_ridge", "--json"]) == 0
+    assert _run(["baseline", "kernel_ridge", "--json"]) == 0
     assert {"ridge", "width", "components"} <= {
         row["setting"] for row in json.loads(capsys.readouterr().out)
     }
-    assert _run(["baselines"]) == 0
+    assert _run(["baseline"]) == 0
     assert "transductive" in capsys.readouterr().out
-    assert _run(["baselines", "zeros"]) == 0
+    assert _run(["baseline", "zeros"]) == 0
     assert "nothing to set" in capsys.readouterr().out
+
+
+def test_half_of_what_a_prediction_needs_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert _run(["baseline", "zeros", "--train", "t.parquet", "--out", "o.parquet"]) == 2
+    said = capsys.readouterr().err
+    assert "no --conditions\n" in said
+    assert "perturbgen baseline zeros alone shows its settings" in said
+    assert _run(["baseline", "--train", "t.parquet"]) == 2
+    assert "which baseline?" in capsys.readouterr().err
 
 
 def test_predictions_read_as_a_de_table(files: Path, task: Task) -> None:

@@ -133,3 +133,64 @@ def test_nothing_in_brackets_is_lost_in_help():
         # what rich takes for markup; "\\[" is a bracket to be seen
         tags = re.findall(r"(?<!\\)\[([a-z#/@][^\]]*)\]", text)
         assert {tag.strip("/") for tag in tags} <= {"bold", "dim", "italic"}, text
+
+
+def _verbs(command: object, words: str = "perturbgen") -> Iterator[tuple[str, object]]:
+    """Every verb with its words."""
+    below = getattr(command, "commands", None)
+    if below is None:
+        yield words, command
+    for name, one in (below or {}).items():
+        yield from _verbs(one, f"{words} {name}")
+
+
+_RUNS = {"run", "resume", "start", "calibration_run", "logdir"}
+
+
+def test_whatever_takes_a_run_takes_the_latest(tmp_path: Path) -> None:
+    (tmp_path / "0003-a-s0").mkdir()
+    (tmp_path / "0003-a-s0" / "config.toml").touch()
+    found = []
+    for words, verb in _verbs(typer.main.get_command(cli._app)):
+        for one in verb.params:
+            text = f"{one.help or ''} {one.metavar or ''}".lower()
+            if one.name in _RUNS or "run|" in text:
+                context = verb.context_class(verb, info_name=words)
+                got = one.process_value(context, str(tmp_path / "latest"))
+                assert got == tmp_path / "0003-a-s0", (words, one.name)
+                found.append(f"{words} {one.name}")
+    assert len(found) == 15, found
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["check", "s.csv"], "perturbgen check-submission"),
+        (["check", "counts.h5ad"], "data check"),
+        (["baselines"], "perturbgen baseline "),
+    ],
+)
+def test_an_old_verb_names_its_new_spelling(
+    old: list[str], new: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli._run(old) == 2
+    assert f"there is no verb {old[0]!r}" in (said := capsys.readouterr().err)
+    assert new in said
+
+
+def test_near_twins_name_each_other_in_the_first_sentence() -> None:
+    helps = {words: verb.help for words, verb in _verbs(typer.main.get_command(cli._app))}
+    twins = {
+        "check-submission": ("data check",),
+        "data check": ("check-submission",),
+        "evaluate": ("score", "compare"),
+        "score": ("compare", "evaluate"),
+        "compare": ("score",),
+        "retrieve": ("neighbours",),
+        "neighbours": ("l1000 neighbours",),
+        "l1000 neighbours": ("neighbours",),
+    }
+    for verb, others in twins.items():
+        first = " ".join(helps[f"perturbgen {verb}"].split("\n\n")[0].split())
+        for other in others:
+            assert f": {other}" in first, (verb, first)

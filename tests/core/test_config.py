@@ -7,8 +7,8 @@ import pytest
 from pydantic import Field
 
 from perturbgen.core.config import Count, Positive, Settings
-from perturbgen.core.errors import ConfigError
-from perturbgen.core.runs import create_run, file_hash
+from perturbgen.core.errors import ConfigError, InputError
+from perturbgen.core.runs import create_run, file_hash, find_run
 
 
 class Cells(Settings):
@@ -144,3 +144,26 @@ def test_a_run_has_a_number_beyond_9999(tmp_path: Path) -> None:
     (tmp_path / "9999-x-s0").mkdir()
     runs = [create_run(tmp_path, "x", Experiment(), seed=0).name for _ in range(2)]
     assert runs == ["10000-x-s0", "10001-x-s0"]
+
+
+def test_latest_is_the_run_of_the_highest_number(tmp_path: Path) -> None:
+    asked = [("a", 0), ("a", 1), ("a", 0), ("b", 0)]
+    made = [create_run(tmp_path / "runs", name, Experiment(), seed=s) for name, s in asked]
+    (tmp_path / "runs" / "0009-broke").mkdir()  # no run: nothing was written there
+    assert find_run(tmp_path / "runs" / "latest") == made[-1]
+    assert find_run(tmp_path / "runs" / "latest-a") == made[2]
+    assert find_run(tmp_path / "runs" / "latest-a-s1") == made[1]
+    assert find_run(tmp_path / "runs" / "latest-b") == made[3]
+    assert find_run(made[0]) == made[0]
+    assert find_run("nowhere/0001-a-s0") == Path("nowhere/0001-a-s0")
+    for name, words in (("c", "known: 'a', 'b'"), ("aa", "did you mean 'a'")):
+        with pytest.raises(InputError, match=f"no run called '{name}'.*\n.*\n.*{words}"):
+            find_run(tmp_path / "runs" / f"latest-{name}")
+    with pytest.raises(InputError, match="no run in"):
+        find_run(tmp_path / "latest")
+
+
+def test_a_folder_that_is_called_latest_is_itself(tmp_path: Path) -> None:
+    create_run(tmp_path, "a", Experiment(), seed=0)
+    (tmp_path / "latest").mkdir()
+    assert find_run(tmp_path / "latest") == tmp_path / "latest"

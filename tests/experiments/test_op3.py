@@ -40,7 +40,10 @@ def test_a_kaggle_folder_becomes_a_submission(
     assert {"gene_mean", "cNB-VAE: shrunk"} <= set(rows)
     folder = out / "competition-tiny-s0"
     ids, like = str(folder / "id_map.csv"), str(folder / "sample_submission.csv")
-    assert cli._run(["check", str(out / "submission.csv"), "--id-map", ids, "--like", like]) == 0
+    assert (
+        cli._run(["check-submission", str(out / "submission.csv"), "--id-map", ids, "--like", like])
+        == 0
+    )
     again = pd.read_parquet(out / "predictions.parquet")
     assert run(folder, "--out", out, *QUICK) == 0
     assert len(list((out / "runs").iterdir())) == 2, "what was trained is taken"

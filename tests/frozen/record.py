@@ -152,7 +152,9 @@ def demo(do: Recorder) -> None:
     run = "runs/0001-demo-s0"
     ids = f"--id-map {run}/competition/id_map.csv"
     do.must(
-        "check", f"check {run}/submission.csv {ids} --like {run}/competition/sample_submission.csv"
+        "check",
+        f"check-submission {run}/submission.csv {ids} "
+        f"--like {run}/competition/sample_submission.csv",
     )
 
 
@@ -432,9 +434,9 @@ SMILES = "--smiles ../cells/sim/de_train.parquet --set fingerprints=32"
 
 def baselines(do: Recorder) -> None:
     """Every baseline."""
-    do.must("list", "baselines --json")
+    do.must("list", "baseline --json")
     for name, options in BASELINES.items():
-        do.must(f"settings-{name}", f"baselines {name} --json")
+        do.must(f"settings-{name}", f"baseline {name} --json")
         do.must(
             name, f"baseline {name} {options} {table('../cells/sim')} --out {name}.parquet --json"
         )
@@ -499,8 +501,8 @@ def scores(do: Recorder) -> None:
     do.must("compare-dry", "compare run.toml --dry-run --set score.level=0.1")
     where = f"--id-map {sim}/id_map.csv --like {sim}/sample_submission.csv"
     do.must("submit", f"submit {base}/additive.parquet {where} --out submission.csv")
-    do.must("check", f"check submission.csv {where}")
-    do.must("check-json", f"check {sim}/sample_submission.csv {where} --json")
+    do.must("check", f"check-submission submission.csv {where}")
+    do.must("check-json", f"check-submission {sim}/sample_submission.csv {where} --json")
     do.must("score-ids", f"score {truth} submission.csv --id-map {sim}/id_map.csv --json")
 
 
@@ -640,8 +642,8 @@ def experiments(do: Recorder) -> None:
 
 
 VERBS = """
-simulate ingest pseudobulk split de train encode evaluate board score retrieve neighbours baselines
-baseline compare samplers generate predict ensemble submit check doctor data l1000 images
+simulate ingest pseudobulk split de train encode evaluate board score retrieve neighbours
+baseline compare samplers generate predict ensemble submit check-submission doctor data l1000 images
 data/check data/list data/get data/show l1000/check l1000/extract l1000/simulate l1000/train
 l1000/embed l1000/evaluate l1000/neighbours images/check images/ingest images/correct images/hits
 images/map images/fixture images/train images/embed images/evaluate
@@ -707,7 +709,7 @@ MISTAKES = (
     "retrieve ../train/latents-nbvae.h5ad --same compound --key X_pca",
     "neighbours ../train/latents-nbvae.h5ad --same compound --of Nobody",
     f"submit ../cells/sim/de_train.parquet {LIKE} --out x.csv",
-    f"check text.txt {LIKE}",
+    f"check-submission text.txt {LIKE}",
     f"predict {CELLS} text.txt --out x.parquet",
     f"predict {CELLS} ../cells/sim/id_map.csv --out x.parquet --estimator magic",
     f"generate {CELLS} ../cells/sim/id_map.csv --out x --latent sideways",

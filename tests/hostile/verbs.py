@@ -96,7 +96,7 @@ compare {{compare.toml}} --workers 1 --no-report --out <new>
 retrieve {{latents.h5ad}} --key X_latent --same compound --out <new>
 neighbours {{latents.h5ad}} --key X_latent --same compound --out <new>
 submit {{mean.parquet}} --id-map {ASKED} --out <new.csv>
-check {{made.csv}} --id-map {ASKED}
+check-submission {{made.csv}} --id-map {ASKED}
 data check {{counts.h5ad}}
 data show {{counts.h5ad}} --out <new.html>
 l1000 check {{{GCTX}}}

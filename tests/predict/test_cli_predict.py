@@ -74,7 +74,7 @@ def test_predict_to_a_submission_that_is_valid(folder, capsys):
     assert row["factors B"].count(".") == 5
     like = ["--id-map", "id_map.csv", "--like", "sample_submission.csv"]
     assert command(["submit", "p.parquet", *like, "--out", "submission.csv"]) == 0
-    assert command(["check", "submission.csv", *like]) == 0
+    assert command(["check-submission", "submission.csv", *like]) == 0
 
 
 def test_an_ensemble_of_two_estimators(folder, capsys):

@@ -328,10 +328,10 @@ def test_the_command_line(small, tmp_path: Path, capsys: pytest.CaptureFixture[s
     also = ["--id-map", str(tmp_path / "id_map.csv"), "--like", str(like)]
     out = str(tmp_path / "s.csv")
     assert cli._run(["submit", str(tmp_path / "p.parquet"), *also, "--out", out]) == 0
-    assert cli._run(["check", out, *also]) == 0
+    assert cli._run(["check-submission", out, *also]) == 0
     assert "valid" in capsys.readouterr().out
     (tmp_path / "s.csv").write_text((tmp_path / "s.csv").read_text().replace("\n2,", "\n7,"))
-    assert cli._run(["check", out, *also]) == 2
+    assert cli._run(["check-submission", out, *also]) == 2
     assert "id 7 is not in id_map" in capsys.readouterr().out
     predictions.drop(columns="IL2").reset_index().to_csv(tmp_path / "p.csv", index=False)
     before = Path(out).read_text()
@@ -388,13 +388,13 @@ def test_the_command_line_says_what_an_h5ad_is(
     out = str(tmp_path / "s.h5ad")
     assert cli._run([*asked, "--out", out]) == 0
     assert dict(anndata.read_h5ad(out).uns) == ABOUT
-    assert cli._run(["check", out, *also]) == 0
+    assert cli._run(["check-submission", out, *also]) == 0
     assert "valid" in capsys.readouterr().out
     assert cli._run([*asked, "--out", str(tmp_path / "s.csv")]) == 2
     assert "has no place for 'dataset_id', 'method_id'" in capsys.readouterr().err
     assert not (tmp_path / "s.csv").exists()
     assert cli._run([*asked[:6], "--out", out]) == 0
-    assert cli._run(["check", out, *also]) == 0, "a warning is no error"
+    assert cli._run(["check-submission", out, *also]) == 0, "a warning is no error"
     assert "0 errors, 2 warnings" in capsys.readouterr().out
 
 
@@ -406,7 +406,14 @@ def test_the_command_line_passes_the_real_rows_and_genes(
     ids.to_csv(tmp_path / "id_map.csv", index=False)
     path = tmp_path / "s.csv"
     path.write_text("\n".join(map(",".join, valid)) + "\n")
-    command = ["check", str(path), "--id-map", str(tmp_path / "id_map.csv"), "--like", str(like)]
+    command = [
+        "check-submission",
+        str(path),
+        "--id-map",
+        str(tmp_path / "id_map.csv"),
+        "--like",
+        str(like),
+    ]
     assert cli._run(command) == 0
     assert "valid" in capsys.readouterr().out
     path.write_text("\n".join(map(",".join, valid[:-1])) + "\n")

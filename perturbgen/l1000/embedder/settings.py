@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from perturbgen.core.config import Settings
+from perturbgen.core.runs import find_run
 from perturbgen.train.settings import (
     Chance,
     Count,
@@ -160,6 +161,12 @@ class EmbedSettings(LoopSettings):
     training: EmbedTraining = EmbedTraining()
     stopping: Stopping = Stopping(patience=20)
     start: Path | None = None  # a run whose encoder this one starts from
+
+    @field_validator("start")
+    @classmethod
+    def _which_run(cls, start: Path | None) -> Path | None:
+        # runs/latest is another run tomorrow: what is stored is what it is today
+        return None if start is None else find_run(start)
 
     @property
     def anneals(self) -> bool:
