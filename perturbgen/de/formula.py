@@ -58,15 +58,23 @@ class _Slope:
 _Variables = Mapping[str, _Factor | _Slope]
 
 
-def model_matrix(
-    formula: str, obs: pd.DataFrame, group: pd.Series | None = None
-) -> tuple[_Array, tuple[str, ...], tuple[str, ...], NDArray[np.intp] | None]:
-    """A formula's matrix, its columns' names, the levels of ``group`` and the column of each level.
+@dataclass(frozen=True)
+class _Coded:
+    """A formula's ``matrix`` (samples, columns), the columns' names, the levels of every factor.
 
-    The matrix is (samples, columns). ``{group}`` in the formula is ``group``, always a factor; the
-    column is -1 for a level that treatment coding takes as its reference. Without a group there are
-    no levels, and None in place of their columns.
+    ``levels`` are those of the compared factor, and ``level_column`` is the column of each, -1 for
+    a level that treatment coding takes as its reference. Without a compared factor there are none.
     """
+
+    matrix: _Array
+    columns: tuple[str, ...]
+    levels: tuple[str, ...]
+    level_column: NDArray[np.intp] | None
+    factors: dict[str, tuple[str, ...]]
+
+
+def model_matrix(formula: str, obs: pd.DataFrame, group: pd.Series | None = None) -> _Coded:
+    """The columns of a formula; ``{group}`` in it is ``group``, always a factor."""
     terms = _Reader(formula.replace("{group}", _GROUP)).terms()
     if group is not None and (_GROUP,) not in terms:
         what = f"the design {formula!r} does not hold the compared factor"
@@ -75,7 +83,8 @@ def model_matrix(
         raise DesignError(
             f"{{group}} is in an interaction of {formula!r}, "
             "so no single contrast compares two of its levels",
-            fix="use by= (one fit a level) or joint=True (the combination is the group) instead",
+            fix="perturbgen.de.fit(...).contrasts({...}) asks for any contrast of coefficients; or "
+            "use by= (one fit a level) or joint=True (the combination is the group)",
         )
     names = dict.fromkeys(name for term in terms for name in term if name != _GROUP)
     variables = {name: _make_variable(name, obs) for name in names}
@@ -84,7 +93,8 @@ def model_matrix(
     coded = list(_code_terms(_drop_constant_factors(terms, variables), variables, len(obs)))
     matrix = np.hstack([block for _, block, _ in coded]) if coded else np.empty((len(obs), 0))
     columns = tuple(name for _, _, names in coded for name in names)
-    return matrix, columns, *_group_columns(coded, variables)
+    factors = {name: v.levels for name, v in variables.items() if isinstance(v, _Factor)}
+    return _Coded(matrix, columns, *_group_columns(coded, variables), factors)
 
 
 def _group_columns(
@@ -108,12 +118,14 @@ def _group_columns(
 
 _TOKENS = re.compile(
     r"""\s*(?:
-      (?P<name> factor\(\s*(?:`[^`]+`|[^\W\d][\w.]*)\s*\) | `[^`]+` | [^\W\d][\w.]* )
+      (?P<name> factor\s*\(\s*(?:`[^`]+`|[^\W\d][\w.]*)\s*\) | `[^`]+` | [^\W\d][\w.]* )
     | (?P<number> \d+ )
     | (?P<operator> \*\* | %in% | [-+:*/^()~] )
     )\s*""",
     re.VERBOSE,
 )
+_FUNCTIONS: Final = ("factor",)
+_CALL: Final = re.compile(r"([^\W\d][\w.]*)\s*\(")
 _LONGEST: Final = 10_000  # characters of a formula
 _MOST: Final = 1_000  # terms
 _DEEPEST: Final = 50  # brackets in brackets
@@ -131,6 +143,7 @@ class _Reader:
         self.tokens: list[tuple[str, str]] = []
         if len(formula) > _LONGEST:
             raise self.refuse(f"it is longer than {_LONGEST:,} characters")
+        self.refuse_functions()
         start = 0
         while start < len(formula.rstrip()):
             found = _TOKENS.match(formula, start)
@@ -148,6 +161,15 @@ class _Reader:
             fix='for example "~0 + {group} + donor + plate"; '
             "names that are not words go in `backticks`, what is to be computed in a column of obs",
         )
+
+    def refuse_functions(self) -> None:
+        """Refuse calls of any function that formulas do not have: none is ever evaluated."""
+        for found in _CALL.finditer(re.sub("`[^`]*`", "", self.formula)):
+            if found[1] not in _FUNCTIONS:
+                raise self.refuse(
+                    f"there is no function {found[1]!r} in formulas "
+                    f"({suggest(found[1], _FUNCTIONS)}), and nothing in them is evaluated"
+                )
 
     def terms(self) -> list[_Term]:
         """The terms of the whole formula, in R's order: by degree, then as written."""
@@ -242,8 +264,6 @@ class _Reader:
         if kind != "name":
             raise self.refuse(text if kind == "end" else f"{text!r} is in no place for it")
         self.at += 1
-        if self.take("("):
-            raise self.refuse(f"{text}(...) would have to be computed")
         return [(_plain(text),)]
 
     def cross(self, first: list[_Term], second: list[_Term]) -> list[_Term]:

@@ -48,7 +48,7 @@ def fit_r(
     exact = method.contrasts == "exact"
     if exact:
         columns = _contrasts_as_columns(columns, wanted)
-    span = Trend.span(method.span, int(counts.any(axis=0).sum()))
+    span = Trend.span(method.span, counts.shape[1])  # all rows, as limma's chooseLowessSpan
     fit = _call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
     answer = _call("limma_test", fit, robust=method.robust, trend=method.trend, **tested)
