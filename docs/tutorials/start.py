@@ -51,7 +51,7 @@ print(cells.obsm["X_pg"].shape)
 from perturbgen.train import cells_page
 
 store = model.run.of_cells(pg.CountStore.from_adata(cells))
-states = cells.obs[["activation", "maturation", "subtype"]]  # known of simulated cells; or any columns of yours
+states = cells.obs[["activation", "maturation", "subtype"]]  # or columns of yours
 cells_page(model.run, store, states=states).write("cells.html")
 
 # %%
