@@ -134,7 +134,8 @@ class Design:
         # a tolerance relative to the coefficients: covariates may have any unit
         largest = np.maximum(np.abs(combination).max(axis=0), 1)
         size = np.abs(weights).max(axis=1, keepdims=True) * largest
-        return np.abs(weights[:, dropped] - expected) > 1e-8 * size, combination
+        wrong: NDArray[np.bool_] = np.abs(weights[:, dropped] - expected) > 1e-8 * size
+        return wrong, combination
 
     def explain(self, weights: _Array) -> str:
         """Why a linear function (columns,) is not estimable: which columns are confounded."""
