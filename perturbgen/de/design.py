@@ -121,7 +121,7 @@ class Design:
         """
         if not len(self.dropped):
             return np.ones(len(weights), dtype=bool)
-        return ~self._disagreeing(weights)[0].any(axis=1)
+        return np.asarray(~self._disagreeing(weights)[0].any(axis=1))
 
     def _disagreeing(self, weights: _Array) -> tuple[NDArray[np.bool_], _Array]:
         """Which dropped columns (functions, dropped) have other weights than what they are made of.
