@@ -1,9 +1,10 @@
 """R-style model formulas: the columns that R's ``model.matrix`` makes of a table of samples.
 
 Terms are plain columns (in backticks where the name is not a word), ``factor(column)``, functions
-such as ``log(dose)`` and ``ns(time, df = 3)`` (see ``functions.py``), their interactions with ``:`` and ``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and
-categories are factors, numbers are slopes. Levels keep the order of a categorical column and are
-otherwise sorted by code point, as R does in the C locale.
+such as ``log(dose)`` and ``ns(time, df = 3)`` (``functions.py``), their interactions with ``:`` and
+``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and categories are factors, numbers
+are slopes. Levels keep the order of a categorical column and are otherwise sorted by code point, as
+R does in the C locale.
 
 Formulas are read and coded here. formulaic, which could do both, makes only independent columns of
 ``~ a:b``, where R makes all and limma's contrasts depend on which of those are dropped; and it
@@ -17,7 +18,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Final
 
 import numpy as np
 import pandas as pd

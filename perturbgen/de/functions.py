@@ -7,7 +7,7 @@ names of columns; no text of a formula is ever evaluated.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -117,7 +117,9 @@ class _CallReader:
         found = _TOKEN.match(self.formula, self.at)
         if found is None:
             rest = self.formula[self.at : self.at + 20].strip()
-            raise self.refuse(f"{rest!r} means nothing in it" if rest else "a bracket is not closed")
+            raise self.refuse(
+                f"{rest!r} means nothing in it" if rest else "a bracket is not closed"
+            )
         return str(found.lastgroup), found[str(found.lastgroup)], found.end()
 
     def take(self, *operators: str) -> str:

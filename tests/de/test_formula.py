@@ -73,7 +73,11 @@ def test_names_that_r_would_mangle_stay_apart() -> None:
     [
         ("~0 + a +", DesignError, "cannot read the design"),
         ("y ~ a", DesignError, "left-hand side"),
-        ("~0 + logg(depth)", DesignError, r"logg\(\.\.\.\) is unknown \(did you mean 'log'.*poly, ns"),
+        (
+            "~0 + logg(depth)",
+            DesignError,
+            r"logg\(\.\.\.\) is unknown \(did you mean 'log'.*poly, ns",
+        ),
         ("~0 + a + __import__('os').system('x')", DesignError, r"__import__\(\.\.\.\) is unknown"),
         ("~0 + a + system(depth)", DesignError, r"function system\(\.\.\.\) is unknown"),
         ("~0 + I('x')", DesignError, "means nothing in it"),
@@ -180,7 +184,8 @@ def model_matrices(rscript: str, tmp_path_factory: pytest.TempPathFactory) -> Pa
     code = (
         f'd <- read.csv("{folder}/obs.csv", row.names = 1, check.names = FALSE, '
         f'stringsAsFactors = TRUE); formulas <- readLines("{folder}/formulas.txt"); '
-        "library(splines); for (i in seq_along(formulas)) { m <- model.matrix(as.formula(formulas[i]), d); "
+        "library(splines); for (i in seq_along(formulas)) "
+        "{ m <- model.matrix(as.formula(formulas[i]), d); "
         'colnames(m) <- gsub("`", "", colnames(m)); '
         f'write.csv(m, paste0("{folder}/m", i, ".csv")) }}'
     )
