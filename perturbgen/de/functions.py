@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -88,10 +88,13 @@ class Expression:
         values = [part._compute(find) for part in self.parts]
         name = str(self.value)
         if self.kind == "call":
-            special = {"poly": _polynomials, "ns": _natural_splines, "scale": _scale}.get(name)
-            if special is None:
+            if name in _SIMPLE:
                 return _SIMPLE[name](values[0])
-            return special(self.text, values[0], **dict(self.options))
+            options: dict[str, Any] = dict(self.options)
+            if name == "poly":
+                return _polynomials(self.text, values[0], **options)
+            made_by = _natural_splines if name == "ns" else _scale
+            return made_by(self.text, values[0], **options)
         if self.kind == "brackets":
             return values[0]
         return -values[0] if len(values) == 1 else _OPERATIONS[name](*values)
@@ -260,7 +263,7 @@ def _show_number(value: float) -> str:
 
 def require_finite(text: str, values: _Array, samples: pd.Index) -> None:
     """Refuse what a function made of a column where it is not finite."""
-    wrong = ~np.isfinite(values).all(axis=1)
+    wrong = np.atleast_1d(~np.isfinite(values).all(axis=1))
     if wrong.any():
         raise SchemaError(
             f"{text} is not finite in {int(wrong.sum())} samples: {shorten(samples[wrong])}",
