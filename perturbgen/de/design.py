@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from perturbgen.core.errors import DesignError, shorten
-from perturbgen.de.formula import model_matrix
+from perturbgen.de.formula import model_matrix, offset_of
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,8 @@ class Design:
 
     ``matrix`` (samples, columns) has every column that R would make; ``kept`` indexes those that
     are not combinations of earlier ones. ``level_column`` says which column stands for each level
-    of the compared factor (-1 for a level that is the reference of treatment coding); ``factors``
-    has the levels of every factor.
+    of the compared factor (-1 for a level that is the reference of treatment coding). ``offset``
+    (samples,) is the formula's, in log2, if it has one; ``factors`` has the levels of every factor.
     """
 
     matrix: _Array
@@ -37,6 +37,7 @@ class Design:
     kept: NDArray[np.intp]
     levels: tuple[str, ...] = ()
     level_column: NDArray[np.intp] | None = None
+    offset: _Array | None = None
     factors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
@@ -53,6 +54,7 @@ class Design:
             kept,
             coded.levels,
             coded.level_column,
+            offset_of(formula, obs),
             coded.factors,
         )
         if design.aliased:
