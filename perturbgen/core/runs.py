@@ -83,7 +83,7 @@ def find_run(path: str | Path) -> Path:
         raise InputError(
             f"no run {f'called {name!r} ' if name else ''}in {path.parent}",
             expected="one that perturbgen train made",
-            fix=suggest(name, names) if name and names else "name the folder: RUNS/latest",
+            fix=suggest(name, names) if names else "perturbgen train, or another folder: RUNS/latest",
         )
     return runs[max(fits)]
 
