@@ -19,7 +19,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(HERE), str(ROOT)]
 
-from sitebuild import api, commands, scripts, tables
+from sitebuild import api, commands, scripts, settings, tables
 from sitebuild.links import broken_links
 
 _SHELVED = ("_build", "__pycache__", "*.py", "*.sh")  # of the copy that Sphinx reads
@@ -82,7 +82,8 @@ def _stage(source: Path, ran: _Ran) -> None:
     (kept / "_extra").mkdir()
     written = {f"reference/commands/{name}": text for name, text in commands.pages().items()}
     written |= {f"reference/python/{name}": text for name, text in api.pages().items()}
-    written |= {f"reference/{name}": text for name, text in tables.pages().items()}
+    plain = tables.pages() | settings.pages()
+    written |= {f"reference/{name}": text for name, text in plain.items()}
     written |= {f"tutorials/{one.name}.md": scripts.page(one, said) for one, said in ran}
     for name, text in written.items():
         path = kept / name

@@ -77,7 +77,7 @@ def _overview(metrics: list[Metric]) -> str:
     )
     rows = [
         f"| [`{m.name}`](#metric-{_slug(m.name)}){' ★' if m.name in HEADLINE else ''} "
-        f"| {_cell(m.title)} | {'more' if m.higher_is_better else 'less'} "
+        f"| {markdown_cell(m.title)} | {'more' if m.higher_is_better else 'less'} "
         f"| {_number(m.best)} | {_number(m.zeros)} | {'yes' if m.scale_free else ''} |"
         for m in metrics
     ]
@@ -85,9 +85,10 @@ def _overview(metrics: list[Metric]) -> str:
 
 
 def _definition(metric: Metric) -> str:
-    control = _cell(str(metric.negative_control).replace("_", " "))
+    control = markdown_cell(str(metric.negative_control).replace("_", " "))
+    definition = markdown_cell(metric.definition)
     return (
-        f"(metric-{_slug(metric.name)})=\n### {metric.name}\n\n{_cell(metric.definition)}\n\n"
+        f"(metric-{_slug(metric.name)})=\n### {metric.name}\n\n{definition}\n\n"
         f"Range {_number(metric.low)} to {_number(metric.high)}; negative control: {control}; "
         f"version {metric.version}.\n"
     )
@@ -99,7 +100,7 @@ def _baselines() -> str:
     for name, entry in REGISTRY.items():
         peer = f"`{entry.open_problems}`" if entry.open_problems else ""
         notes = ", ".join(mark for mark in marks if getattr(entry, mark, False))
-        cells = (f"`{name}`", _cell(entry.description), peer, ", ".join(entry.needs))
+        cells = (f"`{name}`", markdown_cell(entry.description), peer, ", ".join(entry.needs))
         parts.append(f"| {' | '.join((*cells, ', '.join(entry.uses), notes))} |")
     parts.append("\n## Settings and their defaults\n")
     for name, entry in REGISTRY.items():
@@ -119,7 +120,7 @@ def _number(value: float | None) -> str:
     return ("∞" if value > 0 else "-∞") if math.isinf(value) else f"{value:g}"
 
 
-def _cell(text: str) -> str:
+def markdown_cell(text: str) -> str:
     """A text of the code as Markdown: its marks are no emphasis and no end of a column."""
     pieces = text.split("`")
     for at in range(0, len(pieces), 2):

@@ -164,7 +164,7 @@ class MethodSettings(Settings):
     and is refused where it has seen what a split withholds.
     """
 
-    baseline: str = ""
+    baseline: str = Field("", description="name of a baseline (perturbgen baselines lists them)")
     settings: dict[str, Any] = Field(
         {}, description="of the baseline; of a run: estimators, replicates, latent, ..."
     )
@@ -230,10 +230,14 @@ class _ReportSettings(Settings):
 class ScoreSettings(Settings):
     """How predictions are scored."""
 
-    metrics: tuple[str, ...] | None = Field(None, min_length=1)
-    headline: tuple[str, ...] | None = Field(None, min_length=1)
-    level: _Level = 0.05
-    adjust: bool = True
+    metrics: tuple[str, ...] | None = Field(
+        None, min_length=1, description="those to compute; all that there is enough for"
+    )
+    headline: tuple[str, ...] | None = Field(
+        None, min_length=1, description="those whose mean ranks the methods; the scale-free ones"
+    )
+    level: _Level = Field(0.05, description="p below which a gene responds")
+    adjust: bool = Field(True, description="p is Benjamini-Hochberg adjusted within each condition")
     # Conditions of one compound are no independent witnesses.
     clusters: str = Field(
         "compound", description="conditions resampled together; empty: each alone"
@@ -241,7 +245,7 @@ class ScoreSettings(Settings):
     layout: str = Field(
         "", description="column of data.conditions that says where each was measured: plates, row"
     )
-    resamples: int = Field(1000, ge=1)
+    resamples: int = Field(1000, ge=1, description="bootstrap samples behind the intervals")
     intervals: tuple[_Level, ...] = Field(
         (0.5, 0.9), description="nominal levels whose coverage the report shows"
     )
@@ -251,7 +255,9 @@ class CompareSettings(Settings):
     """A whole comparison."""
 
     data: TableSettings = TableSettings()
-    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field((0,), min_length=1)
+    seeds: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (0,), min_length=1, description="of the methods that draw; each is fitted with every one"
+    )
     splits: dict[str, SplitSettings] = Field(
         {"compounds": SplitSettings(kind="compounds")}, min_length=1
     )

@@ -75,11 +75,12 @@ class _ControlRule(Settings):
 class _ColumnMap(Settings):
     """How a file's columns become ours; see the head of this file."""
 
-    vehicle: str | None = None
-    layer: str | None = None
-    atlas: bool = False
-    columns: dict[str, str] = Field(default_factory=dict)
-    constants: dict[str, str | float] = Field(default_factory=dict)
+    vehicle: str | None = None  # the compound that all others are compared with
+    layer: str | None = None  # where the raw counts are, if not in X; "raw" is raw.X
+    atlas: bool = False  # cells that nothing was done to: no vehicle is needed
+    columns: dict[str, str] = Field(default_factory=dict)  # our name = "their name"
+    constants: dict[str, str | float] = Field(default_factory=dict)  # the same for all cells
+    # Our name = several of their columns, whose values are joined: a sample of patient and tissue.
     join: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     extract: dict[str, _ExtractRule] = Field(default_factory=dict)
     control: _ControlRule | None = None

@@ -28,7 +28,7 @@ class CellData(Settings):
     """Which cells."""
 
     path: Path  # an h5ad file or zarr folder of raw counts, or a folder of competition files
-    layer: str | None = None
+    layer: str | None = None  # where the raw counts are, if not in X; "raw" is raw.X
     columns: Path | None = None  # a column map (TOML), where the file has other names than ours
     on_disk: bool = False  # read batches from the file instead of memory
     split: Path | None = None  # a split file; its parts "train" and, if there is one, "validation"
@@ -61,7 +61,9 @@ class CellData(Settings):
 class _ConditionSettings(Settings):
     """How one column of obs conditions the model."""
 
-    # "combination": A+B has the features of A and of B, so that one never measured has some, too
+    # How a category becomes numbers. "label": not told to the model, for a DGD's components and
+    # supervised dimensions. "combination": A+B has the features of A and of B, so that one never
+    # measured has some, too.
     encoding: Literal["onehot", "embedding", "descriptors", "combination", "label"] = "onehot"
     control: str | None = None  # of a "combination": the part that is nothing, as in A+ctrl
     width: Count = 16  # features of an embedding, or of mapped descriptors
@@ -77,13 +79,13 @@ class _ConditionSettings(Settings):
 class _DecoderSettings(Settings):
     """The decoder that VAE and DGD share."""
 
-    hidden: Widths = (256, 1024)
-    scaling: Literal["total", "max"] = "total"
-    dispersion: Literal["gene", "gene-category", "predicted"] = "gene"
+    hidden: Widths = (256, 1024)  # widths of the layers before the genes
+    scaling: Literal["total", "max"] = "total"  # what a cell's means are multiplied by
+    dispersion: Literal["gene", "gene-category", "predicted"] = "gene"  # what it may differ by
     dispersion_by: str | None = None  # the condition, for "gene-category"
     additive: bool = False  # conditions also act on each gene's log mean directly
-    layer_norm: bool = True
-    dropout: Chance = 0.0
+    layer_norm: bool = True  # after every hidden layer
+    dropout: Chance = 0.0  # of hidden units
 
 
 _BUILT_IN = ("nbvae", "dgd", "gaussian_vae")
@@ -109,22 +111,21 @@ class _ModelSettings(Settings):
 
     kind: str = "nbvae"  # nbvae, dgd, gaussian_vae, or an extension's name or module:Class
     settings: dict[str, Any] | None = None  # of an extension
-    latent: Count = 10
+    latent: Count = 10  # dimensions of the latent space
     decoder: _DecoderSettings = _DecoderSettings()
-    # VAEs
-    encoder: Widths = (256,)
-    encoder_input: Literal["log1p", "raw"] = "log1p"
-    encoder_dropout: Chance = 0.0
-    # DGD
-    components: Count = 1
+    encoder: Widths = (256,)  # VAEs: widths of its hidden layers
+    encoder_input: Literal["log1p", "raw"] = "log1p"  # nbvae: what the encoder sees of the counts
+    encoder_dropout: Chance = 0.0  # VAEs: of hidden units
+
+    components: Count = 1  # dgd, as all that follow: Gaussians of the prior
     components_by: str | None = None  # one component for each category of this condition
     covariate_space: str | None = None  # two more latent dimensions, supervised by this condition
-    covariance: Literal["diagonal", "isotropic"] = "diagonal"
-    radius: Positive = 2.0
-    hardness: Positive = 5.0
+    covariance: Literal["diagonal", "isotropic"] = "diagonal"  # of a component
+    radius: Positive = 2.0  # of the ball in which the components' means lie
+    hardness: Positive = 5.0  # of that ball's edge
     # Where the components' SDs start, and the centre of their prior; 0.2 radius/components.
     component_sd: Positive | None = None
-    concentration: Positive = 1.0
+    concentration: Positive = 1.0  # Dirichlet's, of the components' weights
     # The published code counts the mixture's prior once a cell ("per_sample"); the model says once.
     prior_weight: Positive | Literal["per_sample"] = 1.0
     inner_steps: Count = 10  # of a validation cell's representation, per epoch
@@ -177,11 +178,11 @@ class Annealing(Settings):
     """The weight of annealed terms (a VAE's KL): from ``start`` to ``weight`` in a warm-up."""
 
     shape: Literal["constant", "linear", "cosine", "cyclic"] = "linear"
-    start: NonNegative = 0.0
-    weight: Positive = 1.0
+    start: NonNegative = 0.0  # the weight at first
+    weight: Positive = 1.0  # the weight in the end
     # auto: a quarter of the run, 20 epochs at most
     warmup: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    unit: Literal["epochs", "steps"] = "epochs"
+    unit: Literal["epochs", "steps"] = "epochs"  # of warmup
     cycles: Count = 4  # of "cyclic": half of each rises, half stays
 
     @property
@@ -200,7 +201,7 @@ class Stopping(Settings):
     full weights, or what the judge of this kind of model says.
     """
 
-    patience: Count | None = 30
+    patience: Count | None = 30  # epochs
     min_gain: NonNegative = 0.0  # per sample: nats per cell
 
 
@@ -236,8 +237,8 @@ class _CellTraining(LoopTraining):
 
     # auto: about 30,000 steps, and 10 epochs (a dgd's 50) to 400
     epochs: Count | Literal["auto"] = "auto"
-    mixture_rate: Positive = 1e-2
-    representation_rate: Positive = 1e-2
+    mixture_rate: Positive = 1e-2  # dgd: learning rate of the prior
+    representation_rate: Positive = 1e-2  # dgd: learning rate of the cells' latent points
     resident: bool = True  # keep all counts on the device
 
     def least_epochs(self, settings: LoopSettings) -> int:

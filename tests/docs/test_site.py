@@ -11,12 +11,13 @@ import pytest
 import typer
 
 import perturbgen
+from perturbgen.train import RunSettings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 sys.path.insert(0, str(DOCS))
 
-from sitebuild import api, commands, scripts, tables  # noqa: E402 - found beside docs/build.py
+from sitebuild import api, commands, scripts, settings, tables  # noqa: E402 - found beside docs/build.py
 from sitebuild.links import broken_links  # noqa: E402
 
 
@@ -138,9 +139,28 @@ def test_tables_have_every_metric_and_baseline():
     assert all(f"| `{name}` |" in pages["baselines.md"] for name in REGISTRY)
 
 
+def test_the_settings_page_has_every_setting_of_a_run_and_its_comment():
+    page = settings.pages()["settings.md"]
+    run = page.split("## perturbgen train\n")[1].split("\n## ")[0]
+    table = run.split("**`[model.decoder]`**")[1].split("**`[")[0]
+    model = RunSettings.model_fields["model"].annotation
+    for name in model.model_fields["decoder"].annotation.model_fields:
+        assert f"| `{name}` |" in table
+    assert "| `additive` | true, false | `false` | conditions also act on each gene's" in table
+    # a section's own default for the one within it
+    embedder = page.split("## perturbgen l1000 train\n")[1].split("\n## ")[0]
+    assert "| `patience` | number | `20` |" in embedder
+    # a section that there may be many of, a description in place of a comment, a long comment above
+    assert "**`[conditions.NAME]`**" in run
+    assert "folder of the competition's files" in page
+    assert "learned only from training cells that are called" in run
+    # nothing of Python is left
+    assert not re.findall(r"Annotated|typing|NoneType|FieldInfo|PydanticUndefined|``", page)
+
+
 def test_links_between_pages_lead_somewhere():
     """Markdown links of hand-written pages, without a build."""
-    written = {f"reference/{name}" for name in tables.pages()}
+    written = {f"reference/{name}" for name in tables.pages() | settings.pages()}
     written |= {f"reference/commands/{name}" for name in commands.pages()}
     written |= {f"reference/python/{name}" for name in api.pages()}
     written |= {f"tutorials/{tutorial.name}.md" for tutorial in scripts.tutorials()}
