@@ -23,7 +23,7 @@ _KINDS = {
     ),
     "cells": (
         "Of cells",
-        "Real and generated cells of each condition, as points. `perturbgen.score_cells` and "
+        "Real and generated cells of each condition, as points. `perturbgen.score_points` and "
         "`perturbgen evaluate` compute these.",
     ),
     "log_probs": ("Of likelihoods", "How likely withheld cells are under a model."),
