@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from perturbgen.baselines import REGISTRY, find_baseline, make
-from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
+from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten, suggest
 from perturbgen.core.tables import CONDITION
 from perturbgen.evaluate import (
+    METRICS,
     VCC2026,
     Groups,
     MeasuredCells,
@@ -192,8 +193,12 @@ def measured_cells(truth: AnnData, *, perturbation: str, control: str) -> Measur
 def count_metrics(metrics: str | Sequence[str]) -> list[Metric]:
     """Metrics of raw counts by their names, or a family of them."""
     families = {"vcc2026": VCC2026, "all": None}
-    names = families[metrics] if isinstance(metrics, str) and metrics in families else metrics
-    return choose_metrics([names] if isinstance(names, str) else names, counts=True)
+    names = [metrics] if isinstance(metrics, str) else metrics
+    known = [*families, *(metric.name for metric in choose_metrics(None, counts=True))]
+    for name in names:
+        if name not in METRICS and name not in families:
+            raise ConfigError(f"no metric {name!r} of raw counts: {suggest(name, known)}")
+    return choose_metrics(families.get(names[0], names), counts=True)
 
 
 def _labels(cells: AnnData, column: str, name: str) -> NDArray[np.str_]:
@@ -210,6 +215,8 @@ def _labels(cells: AnnData, column: str, name: str) -> NDArray[np.str_]:
 
 
 def _counts(cells: AnnData, name: str) -> sparse.csr_array:
+    if cells.X is None:
+        raise SchemaError(f"{name} has no X", expected="raw counts in X")
     values = sparse.csr_array(cells.X)
     wrong = ~np.isfinite(values.data) | (values.data < 0) | (values.data != np.floor(values.data))
     if wrong.any():
