@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from perturbgen.core.errors import DesignError, shorten
-from perturbgen.de.formula import model_matrix
+from perturbgen.de.formula import model_matrix, offset_of
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +26,8 @@ class Design:
 
     ``matrix`` (samples, columns) has every column that R would make; ``kept`` indexes those that
     are not combinations of earlier ones. ``level_column`` says which column stands for each level
-    of the compared factor (-1 for a level that is the reference of treatment coding).
+    of the compared factor (-1 for a level that is the reference of treatment coding). ``offset``
+    (samples,) is the formula's, in log2, if it has one.
     """
 
     matrix: _Array
@@ -35,6 +36,7 @@ class Design:
     kept: NDArray[np.intp]
     levels: tuple[str, ...] = ()
     level_column: NDArray[np.intp] | None = None
+    offset: _Array | None = None
 
     @classmethod
     def from_formula(
@@ -43,7 +45,8 @@ class Design:
         """The design of an R formula over samples; ``{group}`` in it stands for ``group``."""
         matrix, columns, levels, level_column = model_matrix(formula, obs, group)
         kept = _independent_columns(matrix)
-        design = cls(matrix, columns, obs.index, kept, levels, level_column)
+        offset = offset_of(formula, obs)
+        design = cls(matrix, columns, obs.index, kept, levels, level_column, offset)
         if design.aliased:
             # plates nested in donors, say: no mistake, so no warning
             words = "columns of the design that others determine are dropped: %s"

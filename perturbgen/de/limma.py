@@ -27,6 +27,7 @@ from perturbgen.core.tables import VEHICLE
 from perturbgen.data import ORGANISERS_PLATES
 from perturbgen.de.counts import Inputs
 from perturbgen.de.native import FitMethod, FitResult, fit_native
+from perturbgen.de.normalise import METHODS
 from perturbgen.de.plan import Fit, Question
 from perturbgen.de.table import DETable
 
@@ -56,7 +57,7 @@ def limma_table(
     contrasts: Literal["exact", "limma"] = "exact",
     robust: bool = False,
     trend: bool = False,
-    normalise: Literal["tmm", "none"] = "tmm",
+    normalise: Literal["tmm", "tmmwsp", "rle", "upperquartile", "none"] = "tmm",
     span: float | Literal["adaptive"] = 0.5,
     gene_filter: Literal["filterByExpr", "intersection"] | Sequence[str] | None = None,
     zero_p: Literal["eps"] | None = None,
@@ -86,7 +87,8 @@ def limma_table(
         moderation that a few outlying genes cannot distort, or whose prior follows the average
         expression, as the options of limma's ``eBayes``
     normalise
-        library sizes scaled by ``"tmm"``, or as they are
+        library sizes scaled by ``"tmm"``, ``"tmmwsp"``, ``"rle"`` or ``"upperquartile"`` (see
+        ``norm_factors``), or as they are
     span
         of voom's lowess: 0.5, or ``"adaptive"`` as limma has chosen it since 3.66
     gene_filter
@@ -134,7 +136,7 @@ def _check_options(method: FitMethod, *, backend: str, zero_p: str | None, adjus
     allowed: dict[str, tuple[Any, tuple[Any, ...]]] = {
         "backend": (backend, ("native", "r")),
         "contrasts": (method.contrasts, ("exact", "limma")),
-        "normalise": (method.normalise, ("tmm", "none")),
+        "normalise": (method.normalise, tuple(METHODS)),
         "zero_p": (zero_p, ("eps", None)),
         "adjust": (adjust, ("contrast", "joint")),
     }

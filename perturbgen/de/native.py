@@ -19,9 +19,9 @@ from scipy.sparse import csr_matrix
 
 from perturbgen.core.errors import ConfigError
 from perturbgen.core.system import spread
-from perturbgen.de.counts import tmm_factors
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
+from perturbgen.de.normalise import norm_factors
 from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import LogCounts, MeanVariance
 
@@ -141,8 +141,9 @@ def fit_native(
 ) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns)."""
     sizes = counts.sum(axis=1)
-    if method.normalise == "tmm":
-        sizes = sizes * tmm_factors(counts).to_numpy()
+    sizes = sizes * norm_factors(counts, method.normalise).to_numpy()
+    if design.offset is not None:  # which tells a sample's depth as its library size does
+        sizes = (sizes + 1) * 2.0**design.offset - 1
     logs = LogCounts.of(counts, sizes, design, span=method.span)
     contrasts = _Contrasts.of(design, weights, method.contrasts)
     sigma, effects, unscaled = _fit_genes(logs, contrasts, device=method.device, tick=tick)

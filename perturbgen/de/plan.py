@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten, suggest
 from perturbgen.data import complete
-from perturbgen.de.counts import Inputs, filter_by_expr
+from perturbgen.de.counts import Inputs
 from perturbgen.de.design import Design
+from perturbgen.de.normalise import filter_by_expr
 
 log = logging.getLogger(__name__)
 
