@@ -148,26 +148,27 @@ def read_cells(
     labels = _labels(prediction, perturbation, "the prediction")
     found, wanted = set(labels.tolist()) - {control}, set(measured.names)
     if found != wanted:
-        absent, more = sorted(wanted - found), sorted(found - wanted)
-        said = [f"lacks {len(absent)}: {shorten(absent)}"] * bool(absent)
-        said += [f"has {len(more)} more: {shorten(more)}"] * bool(more)
         raise SchemaError(
-            f"the prediction's perturbations are not the measured ones: it {', and '.join(said)}",
+            f"the prediction's perturbations are not the measured ones: {_apart_said(found, wanted)}",
             expected=f"cells of each of the {len(wanted)} perturbations of the truth",
         )
     genes = prediction.var_names.astype(str)
-    absent = [gene for gene in measured.genes if gene not in genes]
-    if absent or len(genes) != len(measured.genes):
-        more = len(genes) - len(measured.genes) + len(absent)
+    if sorted(genes) != measured.genes.tolist():
+        said = _apart_said(set(genes), set(measured.genes.tolist()))
         raise SchemaError(
-            f"the prediction's genes are not the measured ones: {len(absent)} are absent"
-            f"{f' ({shorten(absent)})' * bool(absent)}, {more} are others",
+            f"the prediction's genes are not the measured ones: {said or 'some are there twice'}",
             expected="the same genes, in any order",
         )
     counts = _counts(prediction, "the prediction")[:, genes.get_indexer(measured.genes)]
     if control in set(labels.tolist()):
         log.info("the prediction's control cells are not used: the measured ones are")
     return measured, Groups.of(counts, labels, measured.names)
+
+
+def _apart_said(found: set[str], wanted: set[str]) -> str:
+    """What one of two sets lacks, and what it has more."""
+    said = {"lacks": sorted(wanted - found), "has beside them": sorted(found - wanted)}
+    return ", ".join(f"it {what} {len(one)}: {shorten(one)}" for what, one in said.items() if one)
 
 
 def measured_cells(truth: AnnData, *, perturbation: str, control: str) -> MeasuredCells:

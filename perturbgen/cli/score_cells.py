@@ -73,8 +73,8 @@ def _rows(
 ) -> list[dict[str, str | float]]:
     titles = {metric.name: metric.title for metric in metrics}
     return [
-        {"metric": name if as_json else titles[name]} | row.to_dict()
-        for name, row in panel.iterrows()
+        {"metric": name if as_json else title} | panel.loc[name].to_dict()
+        for name, title in titles.items()
     ]
 
 

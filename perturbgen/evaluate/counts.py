@@ -39,9 +39,9 @@ class Groups:
     starts: NDArray[np.int64]  # rows of group k are starts[k]:starts[k + 1]
 
     @classmethod
-    def of(cls, counts: Any, labels: Sequence[str], names: Sequence[str]) -> Groups:
+    def of(cls, counts: Any, labels: NDArray[np.str_], names: Sequence[str]) -> Groups:
         """The cells of these groups, in this order."""
-        rows = pd.Series(range(len(labels))).groupby(np.asarray(labels, dtype=object)).indices
+        rows = pd.Series(range(len(labels))).groupby(labels.astype(object)).indices
         order = [rows[name] for name in names]
         starts = np.concatenate([[0], np.cumsum([len(one) for one in order])])
         matrix = sparse.csr_array(counts)[np.concatenate(order)].astype(np.float64)
@@ -251,7 +251,7 @@ def _fidelity_yield(panel: CountPanel) -> Array:
 def _reach(panel: CountPanel) -> Array:
     found = np.full(len(panel.responds), np.nan)
     for k in np.flatnonzero(panel.responds.any(axis=1)):
-        order = _by_confidence(panel, k)
+        order = _by_confidence(panel, int(k))
         right = np.cumsum(panel.agree[k, order])
         pure = np.flatnonzero(right / np.arange(1, len(right) + 1) >= _PURITY)
         found[k] = (pure[-1] + 1 if len(pure) else 0) / panel.responds[k].sum()
@@ -280,8 +280,8 @@ def fold_change_error(panel: CountPanel, size: Array, responds: NDArray[np.bool_
     """Σ |predicted - measured| / Σ |size| of the genes that respond; NaN where under ten do."""
     true, predicted = (np.nan_to_num(t.log_fold_change, posinf=0, neginf=0) for t in panel.tables)
     gate = responds & np.isfinite(size)
-    sums = (np.where(gate, np.abs(one), 0).sum(axis=1) for one in (predicted - true, size))
-    return np.where(gate.sum(axis=1) >= _LEAST_GENES, divide(*sums, np.nan), np.nan)
+    wrong, whole = (np.where(gate, np.abs(one), 0).sum(axis=1) for one in (predicted - true, size))
+    return np.where(gate.sum(axis=1) >= _LEAST_GENES, divide(wrong, whole, np.nan), np.nan)
 
 
 _of_counts = partial(

@@ -142,7 +142,7 @@ def test_an_exact_copy_is_better_than_a_repeat(sides: tuple[AnnData, AnnData]) -
 @pytest.mark.parametrize(
     ("change", "error", "said"),
     [
-        (lambda p: p[:, :-1], SchemaError, "1 are absent"),
+        (lambda p: p[:, :-1], SchemaError, "genes are not the measured ones: it lacks 1"),
         (lambda p: p[p.obs[COLUMN] != "p00"], SchemaError, "lacks 1: 'p00'"),
         (lambda p: other_counts(p, p.X.toarray() + 0.5), CountsError, "no counts, such as"),
         (lambda p: other_counts(p, -p.X.toarray()), CountsError, "no counts"),
