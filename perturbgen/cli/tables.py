@@ -35,6 +35,7 @@ class _Kind(StrEnum):
     LEAVE_OUT = "leave-out"
     KAGGLE = "kaggle"
     KFOLD = "kfold"
+    CALIBRATION = "calibration"
 
 
 _OPTIONS = {
@@ -42,7 +43,10 @@ _OPTIONS = {
     _Kind.LEAVE_OUT: ("column", "value"),
     _Kind.KFOLD: ("column", "folds"),
     _Kind.KAGGLE: ("public",),
+    _Kind.CALIBRATION: ("conditions", "fraction"),
 }
+_NEEDED = {_Kind.LEAVE_OUT: ("column", "value"), _Kind.CALIBRATION: ("conditions",)}
+_CALIBRATION = {"share": 0.5, "validation": 0.1}  # of the known compounds, and of the other cells
 
 
 def _pseudobulk(
@@ -103,13 +107,22 @@ def _split(
         list[str] | None, typer.Option(help="leave-out: a value to withhold; repeatable.")
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option(help="random: the share of validation cells; 0.032.")
+        float | None,
+        typer.Option(
+            help="The share that is withheld: random: of the cells, for validation; 0.032. "
+            "calibration: of the compounds known in the cell types to predict; 0.5."
+        ),
     ] = None,
     folds: Annotated[int | None, typer.Option(help="kfold: how many; 5.")] = None,
     public: Annotated[
         int | None, typer.Option(help="kaggle: how many compounds are public; 50.")
     ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(help="calibration: what is to be predicted (id_map.csv, or a csv)."),
+    ] = None,
     columns: Columns = None,
+    vehicle: Vehicle = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -119,13 +132,21 @@ def _split(
     each value of a column stays in one fold. kaggle: conditions instead of cells, as in the
     competition: 17 compounds are known in B and myeloid cells, the others are to be predicted.
 
+    calibration: what a model that is to predict --conditions should be trained with. Their own
+    cells are withheld, and some measured compounds of the same cell types: predict finds out on
+    those how far to trust the model, which would be too far on what it was trained on. A tenth of
+    the other cells are for validation.
+
     Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type
     --value "B cells" --out b.csv[/bold]
+
+    Example: [bold]perturbgen split counts.h5ad --kind calibration --conditions id_map.csv
+    --out split.csv[/bold], then [bold]perturbgen train config.toml --split split.csv[/bold]
     """
     import numpy as np
 
-    from perturbgen.core.tables import CONDITION
-    from perturbgen.data import Split
+    from perturbgen.core.tables import CONDITION, VEHICLE
+    from perturbgen.data import Split, read_conditions
 
     check_output(out, ".csv")
     # None where an option was not given, so that a needless one can be refused
@@ -135,10 +156,13 @@ def _split(
         "fraction": fraction,
         "folds": folds,
         "public": public,
+        "conditions": conditions,
     }
     options = {name: setting for name, setting in given.items() if setting is not None}
     _check_split_options(kind, options)
-    table = load(source, columns=columns, layer=None, vehicle=None).obs
+    wanted = None if conditions is None else read_conditions(conditions)
+    cells = load(source, columns=columns, layer=None, vehicle=vehicle)
+    table = cells.obs
     rng = np.random.default_rng(seed)
     if kind == _Kind.RANDOM:
         made = Split.random_cells(table, rng=rng, **options)
@@ -146,6 +170,10 @@ def _split(
         made = Split.leave_out(table, options["column"], options["value"])
     elif kind == _Kind.KFOLD:
         made = Split.kfold(table, options.get("folds", 5), rng=rng, by=column)
+    elif wanted is not None:
+        shares = _CALIBRATION if fraction is None else {**_CALIBRATION, "share": fraction}
+        vehicle = str(cells.uns.get("vehicle", VEHICLE))
+        made = Split.for_calibration(table, wanted, rng=rng, vehicle=vehicle, **shares)
     else:
         # Kaggle withheld conditions, not cells of them
         table = table.drop_duplicates(list(CONDITION)).reset_index(drop=True)
@@ -160,8 +188,7 @@ def _split(
 
 def _check_split_options(kind: _Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
-    needed = ("column", "value") if kind == _Kind.LEAVE_OUT else ()
-    missing = [f"--{name}" for name in needed if name not in options]
+    missing = [f"--{name}" for name in _NEEDED.get(kind, ()) if name not in options]
     if missing:
         raise ConfigError(
             f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help"

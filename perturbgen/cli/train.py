@@ -47,6 +47,9 @@ def _train(
         Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
     ] = None,
     data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="What perturbgen split wrote, in place of data.split.")
+    ] = None,
     overrides: Overrides = None,
     resume: Resume = None,
     runs: Runs = Path("runs"),
@@ -75,13 +78,15 @@ def _train(
         raise ConfigError(
             "train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help"
         )
-    if resume is not None and (data is not None or dry_run):
-        raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
+    if resume is not None and (data is not None or split is not None or dry_run):
+        raise ConfigError(
+            "--data, --split and --dry-run do not go with --resume", fix="leave them out"
+        )
     train_or_resume(
         CELLS,
         resume,
         config=config,
-        paths={"data.path": data},
+        paths={"data.path": data, "data.split": split},
         overrides=overrides or [],
         runs=runs,
         dry_run=dry_run,
