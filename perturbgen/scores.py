@@ -149,7 +149,7 @@ def read_cells(
     found, wanted = set(labels.tolist()) - {control}, set(measured.names)
     if found != wanted:
         raise SchemaError(
-            f"the prediction's perturbations are not the measured ones: {_apart_said(found, wanted)}",
+            f"perturbations are not the measured ones: {_apart_said(found, wanted)}",
             expected=f"cells of each of the {len(wanted)} perturbations of the truth",
         )
     genes = prediction.var_names.astype(str)
