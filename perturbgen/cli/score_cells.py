@@ -73,7 +73,7 @@ def _rows(
 ) -> list[dict[str, str | float]]:
     titles = {metric.name: metric.title for metric in metrics}
     return [
-        {"metric": name if as_json else title} | panel.loc[name].to_dict()
+        {"metric": name if as_json else title, **{str(k): v for k, v in panel.loc[name].items()}}
         for name, title in titles.items()
     ]
 
