@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -68,14 +68,9 @@ def _score_cells(
             say(f"wrote scores.csv, panel.csv in {out}")
 
 
-def _rows(
-    panel: pd.DataFrame, metrics: list[Metric], *, as_json: bool
-) -> list[dict[str, str | float]]:
-    titles = {metric.name: metric.title for metric in metrics}
-    return [
-        {"metric": name if as_json else title, **{str(k): v for k, v in panel.loc[name].items()}}
-        for name, title in titles.items()
-    ]
+def _rows(panel: pd.DataFrame, metrics: list[Metric], *, as_json: bool) -> list[dict[str, Any]]:
+    titles = [metric.name if as_json else metric.title for metric in metrics]
+    return panel.reset_index(drop=True).assign(metric=titles)[["metric", *panel]].to_dict("records")
 
 
 VERBS = {"score-cells": _score_cells}
