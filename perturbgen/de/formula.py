@@ -61,15 +61,23 @@ class _Slope:
 _Variables = Mapping[str, _Factor | _Slope]
 
 
-def model_matrix(
-    formula: str, obs: pd.DataFrame, group: pd.Series | None = None
-) -> tuple[_Array, tuple[str, ...], tuple[str, ...], NDArray[np.intp] | None]:
-    """A formula's matrix, its columns' names, the levels of ``group`` and the column of each level.
+@dataclass(frozen=True)
+class _Coded:
+    """A formula's ``matrix`` (samples, columns), the columns' names, the levels of every factor.
 
-    The matrix is (samples, columns). ``{group}`` in the formula is ``group``, always a factor; the
-    column is -1 for a level that treatment coding takes as its reference. Without a group there are
-    no levels, and None in place of their columns.
+    ``levels`` are those of the compared factor, and ``level_column`` is the column of each, -1 for
+    a level that treatment coding takes as its reference. Without a compared factor there are none.
     """
+
+    matrix: _Array
+    columns: tuple[str, ...]
+    levels: tuple[str, ...]
+    level_column: NDArray[np.intp] | None
+    factors: dict[str, tuple[str, ...]]
+
+
+def model_matrix(formula: str, obs: pd.DataFrame, group: pd.Series | None = None) -> _Coded:
+    """The columns of a formula; ``{group}`` in it is ``group``, always a factor."""
     reader = Reader(formula.replace("{group}", _GROUP))
     terms = reader.terms()
     if group is not None and (_GROUP,) not in terms:
@@ -79,7 +87,8 @@ def model_matrix(
         raise DesignError(
             f"{{group}} is in an interaction of {formula!r}, "
             "so no single contrast compares two of its levels",
-            fix="use by= (one fit a level) or joint=True (the combination is the group) instead",
+            fix="perturbgen.de.fit(...).contrasts({...}) asks for any contrast of coefficients; or "
+            "use by= (one fit a level) or joint=True (the combination is the group)",
         )
     names = dict.fromkeys(name for term in terms for name in term if name != _GROUP)
     calls = reader.calls
@@ -92,7 +101,8 @@ def model_matrix(
     coded = list(_code_terms(_drop_constant_factors(terms, variables), variables, len(obs)))
     matrix = np.hstack([block for _, block, _ in coded]) if coded else np.empty((len(obs), 0))
     columns = tuple(name for _, _, names in coded for name in names)
-    return matrix, columns, *_group_columns(coded, variables)
+    factors = {name: v.levels for name, v in variables.items() if isinstance(v, _Factor)}
+    return _Coded(matrix, columns, *_group_columns(coded, variables), factors)
 
 
 def offset_of(formula: str, obs: pd.DataFrame) -> _Array | None:

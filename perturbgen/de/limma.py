@@ -239,7 +239,7 @@ def _adjust(log_p: _Array, *, jointly: bool) -> _Array:
         for i in rows:
             adjusted[i] = _adjust_bh(log_p[i])
 
-    spread(fill, len(log_p), step=16)
+    spread(fill, len(log_p), step=16, size=log_p.size)
     return adjusted
 
 

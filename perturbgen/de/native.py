@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.core.system import spread
+from perturbgen.core.system import ONE_BLAS_THREAD, spread
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
 from perturbgen.de.normalise import norm_factors
@@ -132,6 +132,7 @@ class FitResult:
     mean_variance: MeanVariance
 
 
+@ONE_BLAS_THREAD
 def fit_native(
     counts: _Array,
     design: Design,
@@ -210,7 +211,7 @@ def _test(
             np.divide(effects[part], se[part], out=t[part])
         log_p[part] = log_p_t(t[part], shared, total=effects.size)
 
-    spread(fill, len(effects), step=step)
+    spread(fill, len(effects), step=step, size=effects.size)
     return se, t, log_p
 
 

@@ -165,7 +165,7 @@ def tmm_factors(
         for i in rows:
             found[i] = against.factor(values[i], sizes[i], ratio_trim, sum_trim, weighted)
 
-    spread(fill, len(values), step=_ROWS)
+    spread(fill, len(values), step=_ROWS, size=values.size)
     factors[:] = found / np.exp(np.log(found).mean())
     return factors
 
@@ -182,7 +182,7 @@ def _pick_reference(counts: _Array, sizes: _Array) -> int:
             lower, upper = ordered[low] / sizes[i], ordered[high] / sizes[i]
             quartiles[i] = lower + (middle - low) * (upper - lower)
 
-    spread(fill, len(counts), step=_ROWS)
+    spread(fill, len(counts), step=_ROWS, size=counts.size)
     if np.median(quartiles) < 1e-20:  # edgeR's rule where most counts are zero
         return int(np.sqrt(counts).sum(axis=1).argmax())
     return int(np.abs(quartiles - quartiles.mean()).argmin())

@@ -81,6 +81,8 @@ class Question:
         for level in _level_order(strata):
             rows = np.flatnonzero((strata == level).to_numpy())
             if (groups.iloc[rows] == control).all():
+                if by is None:  # the one fit there is: the error below says it
+                    continue
                 log.warning("%s %r holds nothing but the control: it has no contrast", by, level)
                 continue
             fits.append(_plan_one(obs, self.design, groups, rows, control, (level,) if by else ()))

@@ -49,7 +49,7 @@ def fit_r(
     exact = method.contrasts == "exact"
     if exact:
         columns = _contrasts_as_columns(columns, wanted)
-    span = Trend.span(method.span, int(counts.any(axis=0).sum()))
+    span = Trend.span(method.span, counts.shape[1])  # all rows, as limma's chooseLowessSpan
     offset = {} if design.offset is None else {"offset": design.offset}
     normalise = METHODS[method.normalise]
     fit = _call("limma_fit", counts.T, columns, normalise=normalise, span=span, **offset)

@@ -12,7 +12,7 @@ Term = tuple[str, ...]
 
 _TOKENS = re.compile(
     r"""\s*(?:
-      (?P<name> factor\(\s*(?:`[^`]+`|[^\W\d][\w.]*)\s*\) | `[^`]+` | [^\W\d][\w.]* )
+      (?P<name> factor\s*\(\s*(?:`[^`]+`|[^\W\d][\w.]*)\s*\) | `[^`]+` | [^\W\d][\w.]* )
     | (?P<number> \d+ )
     | (?P<operator> \*\* | %in% | [-+:*/^()~] )
     )\s*""",

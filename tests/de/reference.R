@@ -34,6 +34,11 @@ describe <- function(folder, formula_text, group_name, control) {
   v <- suppressWarnings(voom(factors, design))
   save(v$E, "e.csv")
   save(v$weights, "weights.csv")
+  # limma 3.66's chooseLowessSpan (small.n = 50, min.span = 0.3, power = 1/3), of all rows that voom is given
+  span <- min(0.3 + 0.7 * (50 / nrow(counts))^(1 / 3), 1)
+  adaptive <- list(factors, design, span = span)
+  if ("adaptive.span" %in% names(formals(voom))) adaptive <- list(factors, design, adaptive.span = TRUE)
+  save(suppressWarnings(do.call(voom, adaptive))$weights, "weights_adaptive.csv")
   fit <- suppressWarnings(lmFit(v, design))
   save(colnames(design)[is.na(fit$coefficients[1, ])], "aliased.csv")
   save(fit$sigma, "sigma.csv")

@@ -73,6 +73,7 @@ def test_names_that_r_would_mangle_stay_apart() -> None:
     [
         ("~0 + a +", DesignError, "cannot read the design"),
         ("y ~ a", DesignError, "left-hand side"),
+        ("~0 + fctor(batch)", DesignError, r"fctor\(\.\.\.\) is unknown \(did you mean 'factor'"),
         (
             "~0 + logg(depth)",
             DesignError,
@@ -136,6 +137,7 @@ FORMULAS = (
     "~1",
     "~a-1",
     "~0+b+a+factor(batch)",
+    "~0 + b + factor (batch)",
     "~(a+b+factor(batch))^2",
     "~0+`cell type`+a",
     "~a/b",

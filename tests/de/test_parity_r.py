@@ -116,6 +116,14 @@ def test_voom(reference: Reference) -> None:
     assert relative(result.weights.to_numpy().T, reference["weights"]) < 1e-8
 
 
+def test_the_adaptive_span_counts_genes_without_counts(reference: Reference) -> None:
+    counts = reference.case.counts
+    assert not counts.any().all()
+    factors = tmm_factors(counts)
+    result = voom(counts, reference["design"], norm_factors=factors, span="adaptive")
+    assert relative(result.weights.to_numpy().T, reference["weights_adaptive"]) < 1e-8
+
+
 def test_fit(reference: Reference) -> None:
     obs = reference.case.obs
     design = Design.from_formula(reference.case.template, obs, obs["compound"])
@@ -148,11 +156,11 @@ def test_exact_contrasts_are_coefficients_of_a_releveled_design(reference: Refer
     assert relative(table.log10_p.to_numpy().T, reference["log10p_exact"]) < 1e-7
 
 
-@pytest.mark.parametrize("contrasts", ["exact", "limma"])
-def test_backends_agree(reference: Reference, contrasts: str) -> None:
+@pytest.mark.parametrize(("contrasts", "span"), [("exact", 0.5), ("limma", "adaptive")])
+def test_backends_agree(reference: Reference, contrasts: str, span: float | str) -> None:
     few = replace(reference.case, counts=reference.case.counts.iloc[:, -300:])
     native, through_r = (
-        run(few, contrasts=contrasts, backend=backend) for backend in ("native", "r")
+        run(few, contrasts=contrasts, span=span, backend=backend) for backend in ("native", "r")
     )
     for name in ("logfc", "ave_expr", "t", "se", "df", "log10_p"):
         assert (
