@@ -70,8 +70,9 @@ def _predict(
     design: Annotated[
         str | None,
         typer.Option(
-            help='The design as an R formula, e.g. "~0 + {group} + donor" \\[default: flavour kaggle for '
-            "cells with donor, plate and row; else the group and what tells samples apart]."
+            help='The design as an R formula, e.g. "~0 + {group} + donor" '
+            "\\[default: flavour kaggle for cells with donor, plate and row; else the group and "
+            "what tells samples apart]."
         ),
     ] = None,
     calibration_run: Annotated[

@@ -92,7 +92,7 @@ def _score_predictions(
     as_json: Json = False,
 ) -> None:
     """Score tables of predicted signed -log10 p against the measured one, between two controls (to
-    fit the methods, too: compare; cells of a trained model: evaluate).
+    fit the methods, too: compare; of a trained model's cells: evaluate; of any: score-cells).
 
     TRUTH and PREDICTION are DE tables of perturbgen de, a parquet or CSV with columns cell_type and
     compound (or sm_name) and one a gene, Open Problems' h5ad, or with --id-map a submission file.
