@@ -140,13 +140,16 @@ def test_a_dry_run_prints_a_configuration_that_can_be_read_again(capsys):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train"], "takes a FILE, a --config or --resume RUN"),
-        (["train", "none.h5ad"], "none.h5ad"),
-        (["train", "screen.h5ad", "--set", "data.label=drug"], "no column 'drug'"),
-        (["train", "screen.h5ad", "--set", "model.encoder.kind=cnn"], "model.encoder.kind"),
-        (["train", "screen.h5ad", "--resume", RUN], "--resume goes with"),
+        (["train"], "CONFIG.toml, --data FILE or --resume RUN"),
+        (["train", "--data", "none.h5ad"], "none.h5ad"),
+        (["train", "--data", "screen.h5ad", "--set", "data.label=drug"], "no column 'drug'"),
+        (
+            ["train", "--data", "screen.h5ad", "--set", "model.encoder.kind=cnn"],
+            "model.encoder.kind",
+        ),
+        (["train", "--data", "screen.h5ad", "--resume", RUN], "--resume goes with"),
         (["train", "--resume", RUN, "--set", "model.size=3"], "changes what was trained"),
-        (["train", "screen.h5ad", "--start", "nowhere"], "nowhere"),
+        (["train", "--data", "screen.h5ad", "--start", "nowhere"], "nowhere"),
         (["embed", RUN, "--out", "e.csv"], "e.csv"),
         (["embed", "nowhere"], "nowhere"),
         (["embed", RUN, "--device", "abacus"], "--device abacus"),
