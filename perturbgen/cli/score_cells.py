@@ -74,7 +74,8 @@ def _score_cells(
 
 def _rows(panel: pd.DataFrame, metrics: list[Metric], *, as_json: bool) -> list[dict[str, Any]]:
     titles = [metric.name if as_json else metric.title for metric in metrics]
-    return panel.reset_index(drop=True).assign(metric=titles)[["metric", *panel]].to_dict("records")
+    table = panel.reset_index(drop=True).assign(metric=titles)[["metric", *panel]]
+    return table.to_dict("records")  # type: ignore[return-value]
 
 
 VERBS = {"score-cells": _score_cells}
