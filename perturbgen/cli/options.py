@@ -99,6 +99,7 @@ _RENAMED = {
     "--conditions": "--strata",
     "--config": "CONFIG.toml as an argument",
     "--control": "--controls",
+    "--data": "FOLDER as an argument",
     "--genes": "--landmarks",
     "--layout": "--plan",
     "--most": "--top",

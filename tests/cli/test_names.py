@@ -129,6 +129,7 @@ def test_an_argument_has_one_meaning() -> None:
         ("images evaluate p --control=compound=DMSO", "--controls"),
         ("images evaluate p --page p.html", "--plots"),
         ("images embed r --out o --statistics own", "--norm"),
+        ("images embed r --out o --data f", "FOLDER as an argument"),
         ("l1000 neighbours r --of x --most 3", "--top"),
         ("l1000 check f.gctx --genes g.grp", "--landmarks"),
         ("l1000 train --config c.toml", "CONFIG.toml as an argument"),

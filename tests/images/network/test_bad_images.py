@@ -125,7 +125,6 @@ def test_images_of_another_size_are_not_embedded_by_a_run(
         str(trained),
         "--out",
         str(tmp_path / "e"),
-        "--data",
         str(root),
         "--part",
         "validation",

@@ -77,7 +77,7 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
         (["evaluate", "RUN", "--same", "sirna_id"], "--same has no effect"),
         (["evaluate", "RUN", "--norm", "bach"], "--norm 'bach'"),
         (["evaluate", "RUN", "--part", "tets"], "no part 'tets'"),
-        (["evaluate", "RUN", "--plots", "page.csv"], "--page"),
+        (["evaluate", "RUN", "--plots", "page.csv"], "--plots"),
         (["embed", "RUN", "--out", "DATA"], "exists and is no profile folder"),
     ],
 )
