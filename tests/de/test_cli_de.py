@@ -113,7 +113,14 @@ def test_contrasts_by_formula(
     pseudobulk: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out, page = tmp_path / "de.parquet", tmp_path / "de.html"
-    asked = ["--plots", str(page), "--contrast", "gap=Abc - `a b`", "--contrast", "mean=(Abc + `a b`)/2 - vehicle"]
+    asked = [
+        "--plots",
+        str(page),
+        "--contrast",
+        "gap=Abc - `a b`",
+        "--contrast",
+        "mean=(Abc + `a b`)/2 - vehicle",
+    ]
     command = ["-q", "de", str(pseudobulk), *DESIGN, *asked, "--treat", "0.2", "--out", str(out)]
     assert _run([*command, "--json"]) == 0
     rows = {row["condition"]: row for row in json.loads(capsys.readouterr().out)}
