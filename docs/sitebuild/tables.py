@@ -23,8 +23,15 @@ _KINDS = {
     ),
     "cells": (
         "Of cells",
-        "Real and generated cells of each condition, as points. `perturbgen.score_cells` and "
-        "`perturbgen evaluate` compute these.",
+        "Real and generated cells of each condition, as points. `perturbgen.evaluate.score_points` "
+        "and `perturbgen evaluate` compute these.",
+    ),
+    "counts": (
+        "Of raw counts",
+        "Measured and generated cells of perturbations, and measured control cells: the Virtual "
+        "Cell Challenge's, with cell-eval2's names and values. `perturbgen score-cells` and "
+        "`perturbgen.score_cells` compute these, each between the mean response of all "
+        "perturbations (0) and a second measurement (1).",
     ),
     "log_probs": ("Of likelihoods", "How likely withheld cells are under a model."),
 }

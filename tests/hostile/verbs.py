@@ -40,6 +40,7 @@ TINY = "--accelerator cpu --set training.threads=1 --set training.epochs=1"
 MADE = f"""
 simulate sim --preset tiny --set expression.genes=60 --set cells.per_well=12
 ingest sim --out counts.h5ad
+ingest sim --out measured.h5ad
 pseudobulk counts.h5ad --out bulk.h5ad
 de bulk.h5ad --flavour kaggle --out de.parquet
 train nbvae.toml --accelerator cpu
@@ -92,6 +93,8 @@ ensemble a={{vae.parquet}},{{sim/de_train.parquet}} b={{mean.parquet}},{{sim/de_
  --truth {{sim/de_train.parquet}} --out <new.parquet>
 baseline gene_mean {LEARN} --out <new.parquet>
 score {{sim/de_truth.parquet}} {{mean.parquet}} vae={{vae.parquet}} --resamples 20 --out <new>
+score-cells {{counts.h5ad}} {{measured.h5ad}} --perturbation plate --control plate_0 --splits 1
+ --out <new>
 compare {{compare.toml}} --workers 1 --no-report --out <new>
 retrieve {{latents.h5ad}} --key X_latent --same compound --out <new>
 neighbours {{latents.h5ad}} --key X_latent --same compound --out <new>
