@@ -12,4 +12,4 @@ from perturbgen.de.normalise import filter_by_expr, norm_factors, tmm_factors
 from perturbgen.de.plan import usual_design
 from perturbgen.de.table import DETable, labelled, read_de_table
 from perturbgen.de.tails import log_p_t
-from perturbgen.de.voom import voom
+from perturbgen.de.weighting import voom

@@ -8,9 +8,9 @@ design. Genes share a consensus, the trimmed mean of their correlations in atanh
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -23,7 +23,9 @@ from perturbgen.de.gamma import fit_gamma
 
 _Array = NDArray[np.float64]
 _Codes = NDArray[np.intp]
+Block = pd.Series | Sequence[object] | NDArray[Any]  # a label for each sample
 _BLOCK = 256  # genes at a time
+_NOTHING = 1e-24  # of a residual variance against the squares of the values
 _ZERO = 1e-10  # of an eigenvalue of the block indicators against the largest
 
 
@@ -55,7 +57,7 @@ class _Rotated(NamedTuple):
 def duplicate_correlation(
     y: pd.DataFrame | _Array,
     design: Design | pd.DataFrame | _Array,
-    block: pd.Series | _Array,
+    block: Block,
     *,
     weights: pd.DataFrame | _Array | None = None,
     trim: float = 0.15,
@@ -89,9 +91,9 @@ def duplicate_correlation(
     return Correlation(consensus, pd.Series(np.tanh(own), genes, name="correlation"))
 
 
-def block_codes(block: pd.Series | _Array, samples: pd.Index) -> _Codes:
+def block_codes(block: Block, samples: pd.Index) -> _Codes:
     """Each sample's block as a number (samples,), in the order of first appearance."""
-    given = block.reindex(samples) if isinstance(block, pd.Series) else pd.Series(block)
+    given = block.reindex(samples) if isinstance(block, pd.Series) else pd.Series(list(block))
     if len(given) != len(samples):
         what = f"block has {len(given)} entries for {len(samples)} samples"
         raise SchemaError(what, expected="one a sample")
@@ -167,6 +169,10 @@ def _correlations(y: _Array, design: Design, codes: _Codes, weights: _Array | No
             residual, between = fit_gamma(rotated.d, rotated.number, rotated.total)
             with np.errstate(invalid="ignore", divide="ignore"):
                 rho[some] = between / (residual + between)
+            # what rounding leaves of a gene without variance correlates with nothing
+            size = (y[np.ix_(rows, some)] ** 2).mean(axis=0) * (1 if w is None else w.mean(axis=0))
+            flat = rotated.total.sum(axis=1) <= _NOTHING * size * len(rows)
+            rho[some[flat]] = np.nan
     return rho
 
 
@@ -238,12 +244,7 @@ def _reduce(beside: _Array, sums: _Array, these: NDArray[np.bool_], size: float)
 
 
 def _gather(
-    values: _Array,
-    on_vectors: _Array,
-    parts: list[_Reduced],
-    squares: _Array,
-    df: int,
-    genes: int,
+    values: _Array, on_vectors: _Array, parts: list[_Reduced], squares: _Array, df: int, genes: int
 ) -> _Rotated:
     """All terms of the gamma model: small eigenvalues, whole sizes, and d = 0."""
     values = np.broadcast_to(values, on_vectors.shape)

@@ -22,6 +22,7 @@ from perturbgen.core.system import ONE_BLAS_THREAD, spread
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
 from perturbgen.de.normalise import norm_factors
+from perturbgen.de.solver import Solver
 from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import LogCounts, MeanVariance
 
@@ -72,7 +73,9 @@ class _Contrasts:
     approximation: _Approximation | None = None
 
     @classmethod
-    def of(cls, design: Design, weights: _Array, kind: str) -> _Contrasts:
+    def of(
+        cls, design: Design, weights: _Array, kind: str, solver: Solver | None = None
+    ) -> _Contrasts:
         """Contrasts with ``weights`` (contrasts, columns of the design), 0 on dropped columns."""
         basis = design.basis
 
@@ -85,7 +88,7 @@ class _Contrasts:
         columns = np.flatnonzero(weights.any(axis=0))
         coefficients = np.zeros((len(columns), weights.shape[1]))
         coefficients[np.arange(len(columns)), columns] = 1
-        covariance = basis.unscaled_covariance(coefficients)
+        covariance = (solver or basis).unscaled_covariance(coefficients)
         scale = np.sqrt(np.diag(covariance))
         correlation = covariance / np.outer(scale, scale)
         return cls(functions(coefficients), _Approximation.of(weights[:, columns], correlation))
@@ -146,7 +149,8 @@ def fit_native(
     if design.offset is not None:  # which tells a sample's depth as its library size does
         sizes = (sizes + 1) * 2.0**design.offset - 1
     logs = LogCounts.of(counts, sizes, design, span=method.span)
-    contrasts = _Contrasts.of(design, weights, method.contrasts)
+    kind = "exact" if logs.equal else method.contrasts
+    contrasts = _Contrasts.of(design, weights, kind, logs.solver)
     sigma, effects, unscaled = _fit_genes(logs, contrasts, device=method.device, tick=tick)
     ave_expr = logs.e.mean(axis=0)
     moderated = moderate(

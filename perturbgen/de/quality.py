@@ -128,7 +128,8 @@ def _gene_by_gene(y: _Array, x: _Array, prior: _Array | None, effects: _Effects)
     samples, genes = y.shape
     log_weights = np.zeros(samples)
     information = _Information(samples, effects)
-    y, seen = np.ascontiguousarray(y.T), ~np.isnan(y.T)
+    y = np.ascontiguousarray(y.T)
+    seen = np.isfinite(y)
     whole = seen.all(axis=1)
     own = None if prior is None else np.ascontiguousarray(prior.T)
     for g in range(genes):
@@ -218,12 +219,7 @@ def _fit_singular(
 
 
 def _reml(
-    y: _Array,
-    x: _Array,
-    prior: _Array | None,
-    effects: _Effects,
-    iterations: int,
-    tolerance: float,
+    y: _Array, x: _Array, prior: _Array | None, effects: _Effects, iterations: int, tolerance: float
 ) -> _Array:
     """Scoring on all genes at once until the step says that no more is to gain."""
     if prior is None:
