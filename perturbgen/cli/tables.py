@@ -51,9 +51,9 @@ _CALIBRATION = {"share": 0.5, "validation": 0.1}  # of the known compounds, and 
 
 def _pseudobulk(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
+    out: Annotated[Path, typer.Option(help="Output: an h5ad file.")],
     by: Annotated[
-        str, typer.Option(help="Columns of obs, separated by commas.")
+        str, typer.Option(help="What tells groups apart: columns of obs, separated by commas.")
     ] = "plate,well,cell_type",
     columns: Columns = None,
     layer: Layer = None,
@@ -98,8 +98,8 @@ def _pseudobulk(
 
 def _split(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
-    kind: Annotated[_Kind, typer.Option(help="What is withheld.")],
+    out: Annotated[Path, typer.Option(help="Output: a CSV file.")],
+    kind: Annotated[_Kind, typer.Option(help="Which kind, of what is withheld.")],
     column: Annotated[
         str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")
     ] = None,
@@ -113,13 +113,13 @@ def _split(
             "calibration: of the compounds known in the cell types to predict; 0.5."
         ),
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="kfold: how many; 5.")] = None,
+    folds: Annotated[int | None, typer.Option(help="How many folds: kfold; 5.")] = None,
     public: Annotated[
         int | None, typer.Option(help="kaggle: how many compounds are public; 50.")
     ] = None,
     conditions: Annotated[
         Path | None,
-        typer.Option(help="calibration: what is to be predicted (id_map.csv, or a csv)."),
+        typer.Option(help="The conditions to predict: calibration; id_map.csv, or a csv."),
     ] = None,
     columns: Columns = None,
     vehicle: Vehicle = None,
@@ -202,17 +202,25 @@ def _de(
     pseudobulk: Annotated[
         Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)
     ],
-    out: Annotated[Path | None, typer.Option(help="The DE table: .parquet or .h5ad.")] = None,
-    flavour: Annotated[str | None, typer.Option(help="A published recipe: kaggle or op3.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output: the DE table, .parquet or .h5ad.")
+    ] = None,
+    flavour: Annotated[
+        str | None, typer.Option(help="A published recipe of the DE: kaggle or op3.")
+    ] = None,
     design: Annotated[
-        str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')
+        str | None,
+        typer.Option(help='The design as an R formula, e.g. "~0 + {group} + donor + plate".'),
     ] = None,
     group: Annotated[str, typer.Option(help="The column whose levels are compared.")] = "compound",
     control: Annotated[
         str | None, typer.Option(help="The level which all others are compared with.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")
+        str | None,
+        typer.Option(
+            help="What tells groups apart: a column whose levels are fitted apart, cell_type."
+        ),
     ] = None,
     joint: Annotated[
         bool, typer.Option("--joint", help="One fit of all combinations of --by and --group.")
@@ -244,7 +252,7 @@ def _de(
     verify: Annotated[
         int | None, typer.Option(help="Run this many genes through R, too, and compare.")
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
+    plots: Annotated[Path | None, typer.Option(help="A page (.html), of plots.")] = None,
     min_cells: Annotated[
         int, typer.Option(min=0, help="Conditions of fewer cells are not listed (--out has them).")
     ] = 10,

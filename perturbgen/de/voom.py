@@ -33,7 +33,8 @@ class LogCounts:
 
     ``prior`` are weights (samples, genes) of observations, or (samples, 1) of samples, which the
     fits behind the trend and its precisions take into account. ``given`` weights of either shape
-    stand in place of the precisions.
+    stand in place of the precisions; ``sample_weights`` (samples,) are the part of them that is the
+    samples' quality.
     """
 
     e: _Array
@@ -42,6 +43,7 @@ class LogCounts:
     mean_variance: MeanVariance
     prior: _Array | None = None
     given: _Array | None = None
+    sample_weights: _Array | None = None
 
     @classmethod
     def of(

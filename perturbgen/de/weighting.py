@@ -121,7 +121,8 @@ def _voom_once(
     # as voomWithQualityWeights: the second voom knows of the first's sample weights
     first = _quality(logs)
     logs = LogCounts.of(counts, sizes, solver, span=span, prior=first[:, None])
-    return replace(logs, given=logs.weights * _quality(logs)[:, None])
+    own = _quality(logs)
+    return replace(logs, given=logs.weights * own[:, None], sample_weights=own)
 
 
 def _quality(logs: LogCounts) -> _Array:
@@ -134,8 +135,8 @@ def _quality(logs: LogCounts) -> _Array:
 def value_logs(y: _Array, design: Design, weighting: Weighting) -> LogCounts:
     """Log expressions (samples, genes) of equal precision, or of the weighting's."""
     given = np.ones((len(y), 1)) if weighting.prior is None else weighting.prior
-    if weighting.quality:
-        given = array_weights(y, design).to_numpy()[:, None]
+    own = array_weights(y, design).to_numpy() if weighting.quality else None
+    given = given if own is None else own[:, None]
     correlation, codes = weighting.correlation, weighting.codes
     if codes is not None and correlation is None:
         weights = None if weighting.prior is None and not weighting.quality else given
@@ -143,7 +144,7 @@ def value_logs(y: _Array, design: Design, weighting: Weighting) -> LogCounts:
         correlation = duplicate_correlation(y, design, codes, weights=whole).consensus
     solver = weighting.solver(design, correlation)
     none = MeanVariance(np.zeros(1), np.zeros(1), Trend(np.zeros(1), np.zeros(1)))
-    logs = LogCounts(y, np.ones(len(y)), solver, none, given=given)
+    logs = LogCounts(y, np.ones(len(y)), solver, none, given=given, sample_weights=own)
     sigma = np.empty(y.shape[1])
 
     def keep(columns: slice, part: _Array, weights: _Array) -> None:
@@ -204,14 +205,11 @@ def voom(
     )
     logs = voom_logs(values, library, design, weighting, span=span)
     plain = replace(logs, given=None).weights if weighting.prior is not None else logs.weights
-    own = None
-    if quality:
-        ratio = logs.weights[:, 0] / replace(logs, given=None).weights[:, 0]
-        own = pd.Series(ratio, samples, name="sample_weight")
+    own = logs.sample_weights
     return _Voom(
         pd.DataFrame(logs.e, samples, genes),
         pd.DataFrame(plain, samples, genes),
         pd.Series(logs.sizes, samples, name="library_size"),
         logs.mean_variance,
-        own,
+        None if own is None else pd.Series(own, samples, name="sample_weight"),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,17 +13,18 @@ import pandas as pd
 import pytest
 
 from perturbgen.core.errors import PerturbgenError
-from perturbgen.de import norm_factors, voom
-from perturbgen.de.batch import remove_batch_effect
-from perturbgen.de.blocks import duplicate_correlation
+from perturbgen.de import (
+    LinearFit,
+    array_weights,
+    duplicate_correlation,
+    fit,
+    log_cpm,
+    mds,
+    norm_factors,
+    remove_batch_effect,
+    voom,
+)
 from perturbgen.de.design import Design
-from perturbgen.de.mds import mds
-from perturbgen.de.moderate import moderate
-from perturbgen.de.native import _Contrasts, _fit_genes
-from perturbgen.de.normalise import log_cpm
-from perturbgen.de.quality import array_weights
-from perturbgen.de.voom import LogCounts
-from perturbgen.de.weighting import Weighting, value_logs, voom_logs
 from tests.de.cases import NAMES, case
 from tests.de.compare import close, relative
 
@@ -45,33 +46,22 @@ class Trial:
         path = self.folder / f"{name}.csv"
         return pd.read_csv(path, index_col=0, skipinitialspace=True).to_numpy(dtype=float)
 
-    @property
-    def sizes(self) -> np.ndarray:
-        return (self.counts.sum(axis=1) * norm_factors(self.counts)).to_numpy()
-
-    def weighting(self, **options: object) -> Weighting:
-        return Weighting.of(self.counts.index, self.counts.columns, **options)
-
     def voom(self, **options: object):
         return voom(self.counts, self.design, norm_factors=norm_factors(self.counts), **options)
 
-    def logs(self, **options: object) -> LogCounts:
-        weighting = self.weighting(**options)
-        return voom_logs(self.counts.to_numpy(dtype=float), self.sizes, self.design, weighting)
+    def fit(self, **options: object) -> LinearFit:
+        frame = pd.DataFrame(self.design.matrix, self.counts.index, self.design.columns)
+        return fit(self.counts, self.block.to_frame("block"), design=frame, **options)
 
-    def check_statistics(self, logs: LogCounts, name: str, *, trend: bool = False) -> None:
+    def of_logs(self, y: pd.DataFrame, **options: object) -> LinearFit:
+        return replace(self, counts=y).fit(transform="none", **options)
+
+    def check_statistics(self, found: LinearFit, name: str, *, trend: bool = False) -> None:
         """Coefficients, residual SD and moderated t of every estimable coefficient."""
-        kept = self.design.kept
-        asked = np.zeros((len(kept), len(self.design.columns)))
-        asked[np.arange(len(kept)), kept] = 1
-        wanted = _Contrasts.of(self.design, asked, "exact")
-        sigma, effects, unscaled = _fit_genes(logs, wanted)
-        mean = logs.e.mean(axis=0)
-        moderated = moderate(sigma**2, self.design.df_residual, mean=mean, trend=trend)
-        close(effects.T, self[f"coef_{name}"][:, kept], 1e-8)
-        assert relative(sigma, self[f"sigma_{name}"][:, 0]) < 1e-8
-        t = effects / unscaled / np.sqrt(moderated.s2_post)
-        assert relative(t.T, self[f"t_{name}"][:, kept]) < 1e-6
+        kept, tested = self.design.kept, found.ebayes(trend=trend)
+        close(found.coefficients, self[f"coef_{name}"][:, kept], 1e-8)
+        assert relative(found.sigma, self[f"sigma_{name}"][:, 0]) < 1e-8
+        assert relative(tested.t, self[f"t_{name}"][:, kept]) < 1e-6
 
 
 def make(name: str, data: Path | None) -> tuple[pd.DataFrame, Design, pd.Series]:
@@ -146,9 +136,9 @@ def test_voom_and_fit_of_blocks(trial: Trial) -> None:
     first = float(trial["consensus"][0, 0])
     made = trial.voom(block=trial.block, correlation=first)
     assert relative(made.weights.to_numpy().T, trial["weights_blocked"]) < 1e-8
-    logs = trial.logs(block=trial.block)
-    close(logs.solver.correlation, trial["consensus2"][0, 0], 1e-9)
-    trial.check_statistics(logs, "blocked")
+    found = trial.fit(block="block")
+    close(found.correlation, trial["consensus2"][0, 0], 1e-9)
+    trial.check_statistics(found, "blocked")
 
 
 def test_sample_weights(trial: Trial) -> None:
@@ -173,7 +163,9 @@ def test_voom_with_quality_weights(trial: Trial) -> None:
     made = trial.voom(quality=True)
     assert relative(made.weights.to_numpy().T, trial["weights_quality"]) < 1e-8
     close(made.sample_weights.to_numpy(), trial["aw_quality"][:, 0], 1e-8)
-    trial.check_statistics(trial.logs(quality=True), "quality")
+    found = trial.fit(quality=True)
+    close(found.sample_weights, trial["aw_quality"][:, 0], 1e-8)
+    trial.check_statistics(found, "quality")
 
 
 def test_weights_of_ones_own(trial: Trial) -> None:
@@ -181,16 +173,16 @@ def test_weights_of_ones_own(trial: Trial) -> None:
     own = np.exp(np.outer(np.cos(np.arange(samples) + 1), np.sin(np.arange(genes) + 1)))
     made = trial.voom(weights=own)
     assert relative(made.weights.to_numpy().T, trial["weights_own"]) < 1e-8
-    trial.check_statistics(trial.logs(weights=own), "own")
+    trial.check_statistics(trial.fit(weights=pd.DataFrame(own, *trial.counts.axes)), "own")
 
 
 def test_log_values(trial: Trial) -> None:
     y = log_cpm(trial.counts, norm_factors=norm_factors(trial.counts), prior_count=3)
     close(y.to_numpy().T, trial["logcpm"], 1e-10)
-    kinds = {"": {}, "_quality": {"quality": True}, "_blocked": {"block": trial.block}}
+    kinds = {"": {}, "_quality": {"quality": True}, "_blocked": {"block": "block"}}
     for name, options in kinds.items():
-        logs = value_logs(y.to_numpy(), trial.design, trial.weighting(**options))
-        trial.check_statistics(logs, f"trend{name}", trend=True)
+        for given in (trial.fit(transform="logcpm", **options), trial.of_logs(y, **options)):
+            trial.check_statistics(given, f"trend{name}", trend=True)
 
 
 def test_batches_are_removed(trial: Trial) -> None:
@@ -237,6 +229,33 @@ def test_bad_weights_are_refused(options: dict[str, object], words: str) -> None
     found = case("balanced")
     with pytest.raises(PerturbgenError, match=words):
         voom(found.counts, Design.from_formula("~0 + compound", found.obs), **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"block": "doner"}, "did you mean 'donor'"),
+        ({"sizes": "depth"}, "no column of obs"),
+        ({"transform": "vooom"}, "is unknown"),
+        ({"transform": "none", "gene_filter": "filterByExpr"}, "filter of counts"),
+        ({"block": "donor", "device": "cuda"}, "not fitted on cuda"),
+        ({"weights": pd.Series({"s0": 1.0})}, "missing or infinite"),
+    ],
+)
+def test_a_fit_refuses_what_it_cannot_weigh(options: dict[str, object], words: str) -> None:
+    found = case("balanced")
+    with pytest.raises(PerturbgenError, match=words):
+        fit(found.counts, found.obs, design="~0 + compound", **options)
+
+
+def test_own_library_sizes_are_those_of_voom() -> None:
+    found = case("balanced")
+    own = found.counts.sum(axis=1) * np.linspace(1, 2, len(found.counts))
+    obs = found.obs.assign(depth=own)
+    named = fit(found.counts, obs, design="~0 + compound", sizes="depth", normalise="none")
+    given = voom(found.counts, named.design, sizes=own)
+    close(named.ave_expr, given.e.mean(), 1e-12)
+    close(named.logs.weights, given.weights, 1e-8)
 
 
 def test_blocks_that_tell_nothing_are_refused() -> None:
