@@ -9,6 +9,7 @@
 
 from perturbgen.de.batch import remove_batch_effect
 from perturbgen.de.blocks import duplicate_correlation
+from perturbgen.de.contrast_table import contrast_table
 from perturbgen.de.limma import FLAVOURS, flavour_table, limma_table
 from perturbgen.de.linear import LinearFit, fit
 from perturbgen.de.mds import mds
