@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -268,6 +269,11 @@ class LoopSettings(Settings):
     training: LoopTraining = LoopTraining()
     board: _BoardSettings = _BoardSettings()
 
+    def columns_of(self, path: Path) -> Path | None:
+        """The column map that a file is read with, if it is the one that is trained on."""
+        same = path.resolve() == self.data.path.resolve()
+        return self.data.columns if same else None
+
     @property
     def anneals(self) -> bool:
         """Whether the weight of a term rises."""
@@ -292,7 +298,9 @@ class RunSettings(LoopSettings):
         """With the paths of files that lie in ``folder``, whatever the working directory is."""
 
         def near(path: Path | None) -> Path | None:
-            return folder / path if path is not None and (folder / path).exists() else path
+            # Absolute: the run is asked from other working directories than it was trained in.
+            there = path is not None and (folder / path).exists()
+            return Path(os.path.abspath(folder / path)) if there else path
 
         files = {name: near(getattr(self.data, name)) for name in ("path", "split", "columns")}
         conditions = {

@@ -250,7 +250,7 @@ def test_a_missing_run_or_file_of_cells_is_told(made: Path, tmp_path: Path) -> N
     ):
         with pytest.raises(InputError, match=words):
             ran(made, tmp_path / "out", changed)
-    with pytest.raises(ConfigError, match="cells and calibration_run belong to a run"):
+    with pytest.raises(ConfigError, match="cells, columns and calibration_run belong to a run"):
         ran(made, tmp_path / "out", methods={"zeros": {"cells": "released.h5ad"}})
 
 
