@@ -160,10 +160,10 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
         )
     # A split of cells' conditions names the vehicle, and what had too few samples to be compared.
-    absent = found.parts.index.difference(book.table.index)
-    if len(absent) < len(found.parts):
+    learnt = found.parts.index[found.parts == _TRAIN]
+    absent = learnt.difference(book.table.index)
+    if 0 < len(absent) < len(learnt):
         found = Split(found.parts.drop(absent), found.kind, found.apart)
-    if len(absent):
         names = shorten([" | ".join(key) for key in absent], 3)
         log.info("%d conditions of %s are not in the table: %s", len(absent), split.file, names)
     found.check_leaks(book.table.index.to_frame(index=False))

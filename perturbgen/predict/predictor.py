@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.console import said_once
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.h5ad import open_h5ad
@@ -82,11 +83,14 @@ def predict(
     cells = sampled(cells)
     _warn_of_seen(run, cells.obs, wanted)
     cells = without(run.in_genes(cells), wanted)
-    task = Task.of(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
-    averages = average(task, settings, keep)
-    raw = dict(averages.final)
-    if settings.needs("plug_in", "shrunk_plug_in"):
-        raw["plug_in"] = _plug_in(task)
+    options: dict[str, Any] = {"sampler": sampler, "calibration_run": calibration_run}
+    # What is odd about the samples is so in every fit.
+    with said_once("perturbgen.de", "perturbgen.data", "perturbgen.generate"):
+        task = Task.of(run, cells, wanted, settings, **options)
+        averages = average(task, settings, keep)
+        raw = dict(averages.final)
+        if settings.needs("plug_in", "shrunk_plug_in"):
+            raw["plug_in"] = _plug_in(task)
     levels = pd.DataFrame()
     if settings.shrinks:
         # Of real samples: what a model gets wrong of a gene shall not choose its factor.

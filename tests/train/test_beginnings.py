@@ -48,7 +48,7 @@ def test_what_counts_do_not_say_is_finite() -> None:
 
 
 def test_samples_of_a_short_run_vary_as_much_as_the_real_ones(tmp_path: Path) -> None:
-    """One profile a well, Poisson noise alone: with r = 2 at first they varied six times as much."""
+    """One profile a well, Poisson noise alone: from r = 2 on they varied six times as much."""
     counts, group = drawn(np.inf, groups=4, cells=40)
     obs = pd.DataFrame({"compound": [f"c{k}" for k in group], "cell_type": "x"})
     obs.index = pd.Index([f"w{i}" for i in range(len(obs))])
