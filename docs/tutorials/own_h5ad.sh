@@ -77,4 +77,4 @@ perturbgen score de.parquet predictions.parquet --rows intersection --genes inte
 # | the vehicle | yes | the compound with which the others are compared |
 # | `sample` or `plate`, `well` | at least two samples a condition for p | what was kept together |
 # | `donor`, `plate`, `library` | no | what makes samples differ for no good reason |
-# | `dose` | no | conditions of different doses are told apart if you model it |
+# | `dose` | no | where a compound has several, `init` makes one name of both (`[join]` in the map), so that each dose is a condition of its own |

@@ -44,6 +44,17 @@ cells.obsm["X_pg"] = model.latent(cells)
 print(cells.obsm["X_pg"].shape)
 
 # %%
+# Are generated cells like real ones? A page shows both, the latent space coloured by what you
+# choose, and the counts of a gene in a condition.
+#
+# {page} cells.html Real beside generated cells
+from perturbgen.train import cells_page
+
+store = model.run.of_cells(pg.CountStore.from_adata(cells))
+states = cells.obs[["activation", "maturation", "subtype"]]  # or columns of yours
+cells_page(model.run, store, states=states).write("cells.html")
+
+# %%
 # The model draws whole wells: how many cells, how deeply sequenced, which counts.
 new = model.generate(conditions, cells=cells)
 print(new.shape, "drawn, such as", new.X[:3, :12].toarray().tolist())

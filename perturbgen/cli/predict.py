@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.generate import CellsFile, ConditionsFile, Latent, SamplersFile
+from perturbgen.cli.generate import CellsFile, Latent, SamplersFile
 from perturbgen.cli.options import (
     Columns,
+    Conditions,
     Device,
     Json,
     Layer,
@@ -38,14 +39,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _Predictions = Annotated[
-    Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")
+    Path,
+    typer.Option(help="Output: a parquet file of cell_type, sm_name and a column for each gene."),
 ]
 
 
 def _predict(
     run: RunFolder,
     cells: CellsFile,
-    conditions: ConditionsFile,
+    conditions: Conditions,
     out: _Predictions,
     estimator: Annotated[
         str | None,
@@ -57,8 +59,8 @@ def _predict(
     replicates: Annotated[
         str,
         typer.Option(
-            help="Experiments to draw, or auto: until calibration conditions gain no more, "
-            "20 at most."
+            help="How many experiments to draw, or auto: until calibration conditions gain no "
+            "more, 20 at most."
         ),
     ] = "auto",
     latent: Latent = "control",
@@ -68,8 +70,9 @@ def _predict(
     design: Annotated[
         str | None,
         typer.Option(
-            help='The design of the DE, e.g. "~0 + {group} + donor" \\[default: flavour kaggle for '
-            "cells with donor, plate and row; else the group and what tells samples apart]."
+            help='The design as an R formula, e.g. "~0 + {group} + donor" '
+            "\\[default: flavour kaggle for cells with donor, plate and row; else the group and "
+            "what tells samples apart]."
         ),
     ] = None,
     calibration_run: Annotated[
@@ -221,7 +224,7 @@ def _ensemble(
         list[str], typer.Argument(help="NAME=PREDICTIONS,CALIBRATION: two parquet files of each.")
     ],
     truth: Annotated[
-        Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")
+        Path, typer.Option(help="The measured DE table: de_train.parquet or another one.")
     ],
     out: _Predictions,
     seed: Seed = 0,

@@ -35,6 +35,7 @@ class _Kind(StrEnum):
     LEAVE_OUT = "leave-out"
     KAGGLE = "kaggle"
     KFOLD = "kfold"
+    CALIBRATION = "calibration"
 
 
 _OPTIONS = {
@@ -42,14 +43,17 @@ _OPTIONS = {
     _Kind.LEAVE_OUT: ("column", "value"),
     _Kind.KFOLD: ("column", "folds"),
     _Kind.KAGGLE: ("public",),
+    _Kind.CALIBRATION: ("conditions", "fraction"),
 }
+_NEEDED = {_Kind.LEAVE_OUT: ("column", "value"), _Kind.CALIBRATION: ("conditions",)}
+_CALIBRATION = {"share": 0.5, "validation": 0.1}  # of the known compounds, and of the other cells
 
 
 def _pseudobulk(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
+    out: Annotated[Path, typer.Option(help="Output: an h5ad file.")],
     by: Annotated[
-        str, typer.Option(help="Columns of obs, separated by commas.")
+        str, typer.Option(help="What tells groups apart: columns of obs, separated by commas.")
     ] = "plate,well,cell_type",
     columns: Columns = None,
     layer: Layer = None,
@@ -94,8 +98,8 @@ def _pseudobulk(
 
 def _split(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
-    kind: Annotated[_Kind, typer.Option(help="What is withheld.")],
+    out: Annotated[Path, typer.Option(help="Output: a CSV file.")],
+    kind: Annotated[_Kind, typer.Option(help="Which kind, of what is withheld.")],
     column: Annotated[
         str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")
     ] = None,
@@ -103,13 +107,22 @@ def _split(
         list[str] | None, typer.Option(help="leave-out: a value to withhold; repeatable.")
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option(help="random: the share of validation cells; 0.032.")
+        float | None,
+        typer.Option(
+            help="The share that is withheld: random: of the cells, for validation; 0.032. "
+            "calibration: of the compounds known in the cell types to predict; 0.5."
+        ),
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="kfold: how many; 5.")] = None,
+    folds: Annotated[int | None, typer.Option(help="How many folds: kfold; 5.")] = None,
     public: Annotated[
         int | None, typer.Option(help="kaggle: how many compounds are public; 50.")
     ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(help="The conditions to predict: calibration; id_map.csv, or a csv."),
+    ] = None,
     columns: Columns = None,
+    vehicle: Vehicle = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -119,13 +132,21 @@ def _split(
     each value of a column stays in one fold. kaggle: conditions instead of cells, as in the
     competition: 17 compounds are known in B and myeloid cells, the others are to be predicted.
 
+    calibration: what a model that is to predict --conditions should be trained with. Their own
+    cells are withheld, and some measured compounds of the same cell types: predict finds out on
+    those how far to trust the model, which would be too far on what it was trained on. A tenth of
+    the other cells are for validation.
+
     Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type
     --value "B cells" --out b.csv[/bold]
+
+    Example: [bold]perturbgen split counts.h5ad --kind calibration --conditions id_map.csv
+    --out split.csv[/bold], then [bold]perturbgen train config.toml --split split.csv[/bold]
     """
     import numpy as np
 
-    from perturbgen.core.tables import CONDITION
-    from perturbgen.data import Split
+    from perturbgen.core.tables import CONDITION, VEHICLE
+    from perturbgen.data import Split, read_conditions
 
     check_output(out, ".csv")
     # None where an option was not given, so that a needless one can be refused
@@ -135,10 +156,13 @@ def _split(
         "fraction": fraction,
         "folds": folds,
         "public": public,
+        "conditions": conditions,
     }
     options = {name: setting for name, setting in given.items() if setting is not None}
     _check_split_options(kind, options)
-    table = load(source, columns=columns, layer=None, vehicle=None).obs
+    wanted = None if conditions is None else read_conditions(conditions)
+    cells = load(source, columns=columns, layer=None, vehicle=vehicle)
+    table = cells.obs
     rng = np.random.default_rng(seed)
     if kind == _Kind.RANDOM:
         made = Split.random_cells(table, rng=rng, **options)
@@ -146,6 +170,10 @@ def _split(
         made = Split.leave_out(table, options["column"], options["value"])
     elif kind == _Kind.KFOLD:
         made = Split.kfold(table, options.get("folds", 5), rng=rng, by=column)
+    elif wanted is not None:
+        shares = _CALIBRATION if fraction is None else {**_CALIBRATION, "share": fraction}
+        vehicle = str(cells.uns.get("vehicle", VEHICLE))
+        made = Split.for_calibration(table, wanted, rng=rng, vehicle=vehicle, **shares)
     else:
         # Kaggle withheld conditions, not cells of them
         table = table.drop_duplicates(list(CONDITION)).reset_index(drop=True)
@@ -160,8 +188,7 @@ def _split(
 
 def _check_split_options(kind: _Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
-    needed = ("column", "value") if kind == _Kind.LEAVE_OUT else ()
-    missing = [f"--{name}" for name in needed if name not in options]
+    missing = [f"--{name}" for name in _NEEDED.get(kind, ()) if name not in options]
     if missing:
         raise ConfigError(
             f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help"
@@ -175,17 +202,25 @@ def _de(
     pseudobulk: Annotated[
         Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)
     ],
-    out: Annotated[Path | None, typer.Option(help="The DE table: .parquet or .h5ad.")] = None,
-    flavour: Annotated[str | None, typer.Option(help="A published recipe: kaggle or op3.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output: the DE table, .parquet or .h5ad.")
+    ] = None,
+    flavour: Annotated[
+        str | None, typer.Option(help="A published recipe of the DE: kaggle or op3.")
+    ] = None,
     design: Annotated[
-        str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')
+        str | None,
+        typer.Option(help='The design as an R formula, e.g. "~0 + {group} + donor + plate".'),
     ] = None,
     group: Annotated[str, typer.Option(help="The column whose levels are compared.")] = "compound",
     control: Annotated[
         str | None, typer.Option(help="The level which all others are compared with.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")
+        str | None,
+        typer.Option(
+            help="What tells groups apart: a column whose levels are fitted apart, cell_type."
+        ),
     ] = None,
     joint: Annotated[
         bool, typer.Option("--joint", help="One fit of all combinations of --by and --group.")
@@ -217,7 +252,7 @@ def _de(
     verify: Annotated[
         int | None, typer.Option(help="Run this many genes through R, too, and compare.")
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
+    plots: Annotated[Path | None, typer.Option(help="A page (.html), of plots.")] = None,
     min_cells: Annotated[
         int, typer.Option(min=0, help="Conditions of fewer cells are not listed (--out has them).")
     ] = 10,

@@ -7,8 +7,10 @@
 >>> table.signed_log10_p
 """
 
-from perturbgen.de.counts import filter_by_expr, tmm_factors
 from perturbgen.de.limma import FLAVOURS, flavour_table, limma_table
+from perturbgen.de.linear import LinearFit, fit
+from perturbgen.de.moderated import Moderated
+from perturbgen.de.normalise import filter_by_expr, norm_factors, tmm_factors
 from perturbgen.de.plan import usual_design
 from perturbgen.de.table import DETable, labelled, read_de_table
 from perturbgen.de.tails import log_p_t

@@ -20,7 +20,7 @@ from scipy.linalg import solve_triangular
 from scipy.sparse import csr_matrix
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.core.system import spread
+from perturbgen.core.system import ONE_BLAS_THREAD, spread
 from perturbgen.de.counts import as_matrix
 from perturbgen.de.design import Design
 from perturbgen.de.trend import Trend
@@ -32,7 +32,8 @@ _Functions = tuple[csr_matrix, _Array]
 # left. It happens where voom's trend comes close to zero and weights reach 1e20, in data with less
 # variance than counting itself would give.
 _CANCELLED = 1e-10
-_BLOCK = 64  # genes at a time: their samples stay in the processor's cache
+_BLOCK = 64  # genes at a time, at least
+_CACHED = 32_768  # numbers of a block of genes that stay in the processor's cache
 _MILLION = np.log2(1e6)
 
 
@@ -55,6 +56,9 @@ class _Solver:
         self.design, self.basis, self.df_residual = design, design.basis, design.df_residual
         self.codes, self.q = self.basis.codes, self.basis.q
         self.groups, self.rank_q = len(self.basis.groups), self.q.shape[1]
+        # few samples make larger blocks, or a block's arithmetic would be less than calling it
+        widest = max(len(self.codes), self.groups * self.rank_q)
+        self.block = max(_BLOCK, _CACHED // widest)
         self._grouped = self.codes >= 0
         self._stacked = self._stack_indicators()
         self._indicators = self._stacked[: self.groups]
@@ -100,9 +104,15 @@ class _Solver:
         except np.linalg.LinAlgError:
             if y.shape[1] == 1:
                 return self._by_qr(y[:, 0], w[:, 0], functions)
-        # one gene spoiled the block: only that one goes the slow way
-        genes = [self.weighted(y[:, [g]], w[:, [g]], functions) for g in range(y.shape[1])]
-        return _Fitted(*(np.concatenate(parts, axis=-1) for parts in zip(*genes, strict=True)))
+        # one gene spoiled the block: it is found by halves, and only it goes the slow way
+        middle = y.shape[1] // 2
+        halves = [
+            self.weighted(
+                np.ascontiguousarray(y[:, part]), np.ascontiguousarray(w[:, part]), functions
+            )
+            for part in (slice(middle), slice(middle, None))
+        ]
+        return _Fitted(*(np.concatenate(parts, axis=-1) for parts in zip(*halves, strict=True)))
 
     def _by_schur(self, y: _Array, w: _Array, functions: _Functions) -> _Fitted:
         """The Schur complement's way; LinAlgError where it would lose too many digits."""
@@ -204,11 +214,12 @@ class LogCounts:
             sd[columns], mean[columns] = solver.residual_sd(y), y.mean(axis=0)
             seen[columns] = counts[:, columns].any(axis=0)
 
-        spread(fill, genes, step=_BLOCK)
+        spread(fill, genes, step=solver.block, size=e.size)
         # a gene without any count has no variance to speak of, and would pull the trend down
         x = (mean + np.log2(sizes + 1).mean() - _MILLION)[seen]
         y = np.sqrt(sd)[seen]
-        trend = Trend.lowess(x, y, span=span)
+        # limma chooses its span by all rows that voom is given, those without counts among them
+        trend = Trend.lowess(x, y, span=Trend.span(span, genes))
         return cls(e, sizes, solver, MeanVariance(x, y, trend))
 
     def each_block(
@@ -232,7 +243,7 @@ class LogCounts:
             weights *= weights
             work(columns, y, weights)
 
-        spread(fill, self.e.shape[1], step=_BLOCK, done=done)
+        spread(fill, self.e.shape[1], step=self.solver.block, size=self.e.size, done=done)
 
 
 def _log_cpm(counts: _Array, sizes: _Array) -> _Array:
@@ -245,7 +256,7 @@ def _log_cpm(counts: _Array, sizes: _Array) -> _Array:
         e[part] *= 1e6 / (sizes[part, None] + 1)
         np.log2(e[part], out=e[part])
 
-    spread(fill, len(counts), step=16)
+    spread(fill, len(counts), step=16, size=counts.size)
     return e
 
 
@@ -259,6 +270,7 @@ class _Voom:
     mean_variance: MeanVariance
 
 
+@ONE_BLAS_THREAD
 def voom(
     counts: pd.DataFrame | _Array,
     design: Design | pd.DataFrame | _Array,

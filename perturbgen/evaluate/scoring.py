@@ -118,7 +118,7 @@ def _find_reference(
     return np.broadcast_to(values.to_numpy(), truth.shape)
 
 
-def score_cells(
+def score_points(
     truth: Mapping[Hashable, pd.DataFrame | Array],
     prediction: Mapping[Hashable, pd.DataFrame | Array],
     *,
@@ -207,7 +207,7 @@ def scorecard(
 def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Tables of metrics x conditions, by method, as one with rows (method, metric).
 
-    What :func:`score` and :func:`score_cells` return can be joined here, and given to
+    What :func:`score` and :func:`score_points` return can be joined here, and given to
     :class:`Scorecard`.
     """
     if not scores:

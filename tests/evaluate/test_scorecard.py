@@ -15,7 +15,7 @@ from perturbgen.evaluate import (
     join_scores,
     markdown_table,
     score,
-    score_cells,
+    score_points,
     scorecard,
     strata,
 )
@@ -285,7 +285,7 @@ def test_cells_have_a_scorecard_too() -> None:
         "model": {name: rng.normal(size=(80, 4)) + i + 0.3 for i, name in enumerate(truth)},
         "replicate": {name: rng.normal(size=(80, 4)) + i for i, name in enumerate(truth)},
     }
-    scores = join_scores({name: score_cells(truth, cells) for name, cells in draws.items()})
+    scores = join_scores({name: score_points(truth, cells) for name, cells in draws.items()})
     headline = ("energy_distance", "mmd_squared")
     card = Scorecard(scores, ("control",), "replicate", headline=headline, resamples=100)
     assert card.ranking["method"].tolist() == ["replicate", "model", "control"]

@@ -1,0 +1,227 @@
+"""A linear model of every gene, asked one question after the other, as limma's users ask.
+
+>>> import perturbgen as pg
+>>> fit = pg.de.fit(counts, obs, design="~0 + treatment + donor", gene_filter="filterByExpr")
+>>> tested = fit.contrasts({"a": "drugA - DMSO", "ab": "drugA - drugB"}).ebayes(robust=True)
+>>> tested.top_table("a", number=20)
+>>> tested.decide("nestedF")
+>>> fit.contrasts("drugA - DMSO").treat(lfc=0.5).top_table()
+
+``docs/limma.md`` puts each call beside R's. Standard errors of contrasts are exact unless
+``contrasts="limma"`` asks for the approximation of ``contrasts.fit`` (see ``native.py``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from perturbgen.core.errors import ConfigError, DesignError, SchemaError, shorten
+from perturbgen.core.system import ONE_BLAS_THREAD
+from perturbgen.de.contrast import contrast_weights
+from perturbgen.de.counts import Inputs
+from perturbgen.de.design import Design
+from perturbgen.de.moderate import moderate
+from perturbgen.de.moderated import Moderated
+from perturbgen.de.native import FitMethod, fit_genes, gene_correlations, log_counts
+from perturbgen.de.plan import gene_mask, with_control
+from perturbgen.de.voom import LogCounts
+
+if TYPE_CHECKING:
+    from anndata import AnnData
+
+_Array = NDArray[np.float64]
+_LEAST_FOLD = float(np.log2(1.2))  # limma's treat
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """Linear models of the log counts of all genes, under one design.
+
+    It answers for its coefficients, or for the contrasts that :meth:`contrasts` asks for:
+    ``weights`` (contrasts, columns of the design), called ``names``.
+    """
+
+    design: Design
+    logs: LogCounts
+    genes: pd.Index
+    method: FitMethod
+    names: tuple[str, ...]
+    weights: _Array
+    group: str | None = None
+
+    def __repr__(self) -> str:
+        samples, genes = self.logs.e.shape
+        return (
+            f"LinearFit of {genes:,} genes x {samples:,} samples, {self.design.rank} coefficients: "
+            f"{shorten(self.names, 8)}"
+        )
+
+    def contrasts(self, wanted: str | Sequence[str] | Mapping[str, str]) -> LinearFit:
+        """The same fit, asked about contrasts: formulas, or formulas by name.
+
+        A formula has levels of factors, coefficients (R's names), numbers, brackets and + - * /:
+        ``"drugA - drugB"``, ``"(A.stim - A.ctrl) - (B.stim - B.ctrl)"``, ``"dose"``.
+        """
+        if isinstance(wanted, str):
+            wanted = [wanted]
+        named = dict(wanted) if isinstance(wanted, Mapping) else {text: text for text in wanted}
+        if not named:
+            raise ConfigError("no contrast is asked for", fix='contrasts({"name": "A - B"})')
+        weights = contrast_weights(self.design, named, prefer=self.group)
+        lost = self.design.dropped[weights[:, self.design.dropped].any(axis=0)]
+        if self.method.contrasts == "limma" and len(lost):
+            raise DesignError(
+                "limma's contrasts do not take coefficients that others determine: "
+                f"{shorten(self.design.columns[j] for j in lost)}",
+                fix='contrasts="exact", or a design without them',
+            )
+        return replace(self, names=tuple(named), weights=weights)
+
+    @cached_property
+    def _fitted(self) -> tuple[_Array, _Array, _Array]:
+        """Residual SD (genes,), effects and unscaled standard errors (contrasts, genes)."""
+        return fit_genes(self.logs, self.design, self.weights, self.method)
+
+    @cached_property
+    def correlations(self) -> _Array:
+        """Correlations of the contrasts' errors (1 or genes, contrasts, contrasts).
+
+        limma takes those of the unweighted design for all genes.
+        """
+        if self.method.contrasts == "exact":
+            return gene_correlations(self.logs, self.design, self.weights, self.method)
+        covariance = self.design.basis.unscaled_covariance(self.weights)
+        scale = np.sqrt(np.diag(covariance))
+        found: _Array = (covariance / np.outer(scale, scale))[None]
+        return found
+
+    @property
+    def coefficients(self) -> pd.DataFrame:
+        """Log2 fold changes, genes x contrasts."""
+        return pd.DataFrame(self._fitted[1].T, self.genes, list(self.names))
+
+    @property
+    def sigma(self) -> pd.Series:
+        """Residual standard deviations (genes,)."""
+        return pd.Series(self._fitted[0], self.genes, name="sigma")
+
+    @property
+    def ave_expr(self) -> pd.Series:
+        """Average log2 counts per million (genes,)."""
+        return pd.Series(self.logs.e.mean(axis=0), self.genes, name="AveExpr")
+
+    @ONE_BLAS_THREAD
+    def ebayes(
+        self, *, trend: bool = False, robust: bool = False, proportion: float = 0.01
+    ) -> Moderated:
+        """Moderated t, F and B statistics, as limma's ``eBayes``.
+
+        ``proportion`` of the genes are supposed to respond; B depends on it, and nothing else.
+        """
+        if not 0 < proportion < 1:
+            what = f"proportion={proportion!r} is not possible"
+            raise ConfigError(what, expected="a number between 0 and 1")
+        return self._moderated(trend, robust, proportion=proportion)
+
+    @ONE_BLAS_THREAD
+    def treat(
+        self, lfc: float = _LEAST_FOLD, *, trend: bool = False, robust: bool = False
+    ) -> Moderated:
+        """Tests of whether log2 fold changes exceed ``lfc``, as limma's ``treat``."""
+        if not (np.isfinite(lfc) and lfc >= 0):
+            what = f"lfc={lfc!r} is no log2 fold change to exceed"
+            raise ConfigError(what, expected="a number from 0 on")
+        return self._moderated(trend, robust, lfc=float(lfc))
+
+    def _moderated(
+        self, trend: bool, robust: bool, *, proportion: float = 0.01, lfc: float | None = None
+    ) -> Moderated:
+        sigma, effects, unscaled = self._fitted
+        mean, df = self.logs.e.mean(axis=0), self.design.df_residual
+        moderation = moderate(sigma**2, df, mean=mean, robust=robust, trend=trend)
+        return Moderated.of(
+            self,
+            effects,
+            unscaled,
+            moderation,
+            info={"trend": trend, "robust": robust},
+            proportion=proportion,
+            lfc=lfc,
+        )
+
+
+def fit(
+    counts: AnnData | pd.DataFrame,
+    obs: pd.DataFrame | None = None,
+    *,
+    design: str | pd.DataFrame,
+    group: str | None = None,
+    control: str | None = None,
+    contrasts: Literal["exact", "limma"] = "exact",
+    normalise: Literal["tmm", "tmmwsp", "rle", "upperquartile", "none"] = "tmm",
+    span: float | Literal["adaptive"] = 0.5,
+    gene_filter: Literal["filterByExpr"] | Sequence[str] | None = None,
+    allow_fractional: bool = False,
+    layer: str | None = None,
+    device: str = "cpu",
+) -> LinearFit:
+    """limma-voom's linear models of raw counts (samples x genes), ready for any contrast.
+
+    Parameters
+    ----------
+    counts, obs
+        raw counts, samples x genes; an AnnData brings its own obs, a DataFrame needs ``obs``
+    design
+        an R formula of columns of obs, or a matrix (samples x coefficients)
+    group, control
+        the column that ``{group}`` in the formula stands for, and its level that others are coded
+        as differences from
+    contrasts
+        ``"exact"`` standard errors, or ``"limma"`` for the approximation of ``contrasts.fit``
+    normalise, span, gene_filter, allow_fractional, layer, device
+        as in :func:`limma_table`
+
+    """
+    method = FitMethod(contrasts, normalise=normalise, span=span, device=device)
+    method.require_known()
+    data = Inputs.of(counts, obs, layer=layer, allow_fractional=allow_fractional)
+    made = _make_design(design, data.obs, group, control)
+    made.require_df()
+    values, genes = data.values, data.genes
+    mask = gene_mask(data, made, gene_filter)
+    if mask is not None:
+        values, genes = np.ascontiguousarray(values[:, mask]), genes[mask]
+    kept = made.kept
+    weights = np.zeros((len(kept), len(made.columns)))
+    weights[np.arange(len(kept)), kept] = 1
+    names = tuple(made.columns[j] for j in kept)
+    return LinearFit(made, log_counts(values, made, method), genes, method, names, weights, group)
+
+
+def _make_design(
+    design: str | pd.DataFrame, obs: pd.DataFrame, group: str | None, control: str | None
+) -> Design:
+    if not isinstance(design, str):
+        frame = pd.DataFrame(design)
+        if len(frame) != len(obs):
+            what = f"the design has {len(frame)} rows for {len(obs)} samples"
+            raise DesignError(what, expected="a row for each sample of the counts")
+        if set(frame.index) == set(obs.index):  # joined by label where there are labels
+            frame = frame.loc[obs.index]
+        elif not isinstance(frame.index, pd.RangeIndex):
+            raise SchemaError("the design's rows are called otherwise than the counts' samples")
+        return Design.from_matrix(frame)
+    if group is None:
+        if "{group}" in design or control is not None:
+            what = "{group} and control= need the column that they are of"
+            raise ConfigError(what, fix='group="compound"')
+        return Design.from_formula(design, obs)
+    coded = with_control(obs, group, control)
+    return Design.from_formula(design.replace("{group}", f"`{group}`"), coded)
