@@ -164,8 +164,8 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
     absent = learnt.difference(book.table.index)
     if 0 < len(absent) < len(learnt):
         found = Split(found.parts.drop(absent), found.kind, found.apart)
-        names = shorten([" | ".join(key) for key in absent], 3)
-        log.info("%d conditions of %s are not in the table: %s", len(absent), split.file, names)
+        labels = shorten([" | ".join(key) for key in absent], 3)
+        log.info("%d conditions of %s are not in the table: %s", len(absent), split.file, labels)
     found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))

@@ -78,7 +78,8 @@ def moments(counts: sparse.csr_matrix, group: np.ndarray) -> np.ndarray:
     member = sparse.csr_matrix(
         (np.ones(len(codes)), (codes, np.arange(len(codes)))), shape=(len(names), len(codes))
     )
-    n, total, squares = (member @ part for part in (np.ones(len(codes)), size, size**2))
+    per_cell = (np.ones(len(codes)), size, size**2)
+    n, total, squares = (np.asarray(member @ part) for part in per_cell)
     # The same places are filled in all three: those of genes that a group has counts of.
     sums = (x, sparse.diags_array(size) @ x, x.multiply(x))
     first, weighted, second = (_ordered(member @ part) for part in sums)

@@ -269,11 +269,6 @@ class LoopSettings(Settings):
     training: LoopTraining = LoopTraining()
     board: _BoardSettings = _BoardSettings()
 
-    def columns_of(self, path: Path) -> Path | None:
-        """The column map that a file is read with, if it is the one that is trained on."""
-        same = path.resolve() == self.data.path.resolve()
-        return self.data.columns if same else None
-
     @property
     def anneals(self) -> bool:
         """Whether the weight of a term rises."""
@@ -294,13 +289,19 @@ class RunSettings(LoopSettings):
         found = super().load(path, **options)
         return found if path is None else found._beside(Path(path).parent)
 
+    def columns_of(self, path: Path) -> Path | None:
+        """The column map that a file is read with, if it is the one that is trained on."""
+        same = path.resolve() == self.data.path.resolve()
+        return self.data.columns if same else None
+
     def _beside(self, folder: Path) -> Self:
         """With the paths of files that lie in ``folder``, whatever the working directory is."""
 
         def near(path: Path | None) -> Path | None:
             # Absolute: the run is asked from other working directories than it was trained in.
-            there = path is not None and (folder / path).exists()
-            return Path(os.path.abspath(folder / path)) if there else path
+            if path is None or not (folder / path).exists():
+                return path
+            return Path(os.path.abspath(folder / path))
 
         files = {name: near(getattr(self.data, name)) for name in ("path", "split", "columns")}
         conditions = {
