@@ -7,6 +7,7 @@
 >>> table.signed_log10_p
 """
 
+from perturbgen.de.contrast_table import contrast_table
 from perturbgen.de.limma import FLAVOURS, flavour_table, limma_table
 from perturbgen.de.linear import LinearFit, fit
 from perturbgen.de.moderated import Moderated

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from perturbgen.core.errors import ConfigError, DesignError, SchemaError, shorten
 from perturbgen.core.system import ONE_BLAS_THREAD
-from perturbgen.de.contrast import contrast_weights
+from perturbgen.de.contrast import contrast_samples, contrast_weights
 from perturbgen.de.counts import Inputs
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
@@ -54,7 +54,9 @@ class LinearFit:
     method: FitMethod
     names: tuple[str, ...]
     weights: _Array
+    obs: pd.DataFrame
     group: str | None = None
+    formulas: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         samples, genes = self.logs.e.shape
@@ -82,7 +84,23 @@ class LinearFit:
                 f"{shorten(self.design.columns[j] for j in lost)}",
                 fix='contrasts="exact", or a design without them',
             )
-        return replace(self, names=tuple(named), weights=weights)
+        formulas = tuple(named.values())
+        return replace(self, names=tuple(named), weights=weights, formulas=formulas)
+
+    def conditions(self) -> pd.DataFrame:
+        """What each contrast compares: samples on either side, and the cells of the smaller one.
+
+        Where obs counts cells; one side alone where a coefficient is compared with zero.
+        """
+        rows = []
+        for formula in self.formulas or [f"`{name}`" for name in self.names]:
+            sides = contrast_samples(self.design, formula, prefer=self.group)
+            row = dict(zip(("n_samples", "n_control"), (int(s.sum()) for s in sides), strict=True))
+            if "n_cells" in self.obs:
+                cells = self.obs["n_cells"].to_numpy()
+                row["n_cells"] = int(min(cells[side].sum() for side in sides if side.any()))
+            rows.append({**row, "estimable": True})
+        return pd.DataFrame(rows, list(self.names))
 
     @cached_property
     def _fitted(self) -> tuple[_Array, _Array, _Array]:
@@ -202,7 +220,9 @@ def fit(
     weights = np.zeros((len(kept), len(made.columns)))
     weights[np.arange(len(kept)), kept] = 1
     names = tuple(made.columns[j] for j in kept)
-    return LinearFit(made, log_counts(values, made, method), genes, method, names, weights, group)
+    return LinearFit(
+        made, log_counts(values, made, method), genes, method, names, weights, data.obs, group
+    )
 
 
 def _make_design(
