@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from perturbgen.core.tables import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS, Split
 
 _TRAIN = "train"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,6 +187,13 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
         raise SchemaError(
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
         )
+    # A split of cells' conditions names the vehicle, and what had too few samples to be compared.
+    learnt = found.parts.index[found.parts == _TRAIN]
+    absent = learnt.difference(book.table.index)
+    if 0 < len(absent) < len(learnt):
+        found = Split(found.parts.drop(absent), found.kind, found.apart)
+        labels = shorten([" | ".join(key) for key in absent], 3)
+        log.info("%d conditions of %s are not in the table: %s", len(absent), split.file, labels)
     found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))
