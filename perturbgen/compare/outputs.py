@@ -74,7 +74,7 @@ def _sections(found: Comparison) -> list[str]:
         }
         for fold in found.folds
     ]
-    return [*parts, "## Grid", markdown_table(grid)]
+    return [*parts, "## Grid", *found.tested, markdown_table(grid)]
 
 
 def _latent_notes(found: Comparison) -> list[str]:
@@ -120,7 +120,7 @@ def _write_report(
         intervals=found.intervals(),
         ladder=found.ladder,
         metadata=found.environment,
-        warnings=_latent_notes(found),
+        warnings=[*found.tested, *_latent_notes(found)],
     )
     if found.failures:
         page.section("Failed", "These methods are not ranked.")

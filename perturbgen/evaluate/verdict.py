@@ -81,6 +81,8 @@ class Verdict:
         if named and ranked["baseline"].iloc[0] in (first, second):
             return ""
         value, low, high = self.card.difference(first, second)
+        if value == 0 and not low < 0 < high:
+            return f"{first} and {second} are level."
         sure = _certain(low, high)
         return f"The next, {second}, is {_digits(value)} behind{_interval(low, high)}{sure}."
 
@@ -179,7 +181,7 @@ def _among(name: str, level: str, ranked: pd.DataFrame) -> str:
 def _certain(low: float, high: float) -> str:
     """Whether a difference with this interval is more than chance."""
     if pd.isna(low):
-        return " (one condition says nothing of chance)"
+        return " (too few conditions to speak of chance)"
     return ", which is more than chance" if low > 0 or high < 0 else ", which chance could explain"
 
 
