@@ -192,7 +192,8 @@ class MeasuredExperiment:
         Where some can, the others are a warning: they have no answer, and are predicted as 0.
         """
         conditions = conditions_of(drawn.obs).unique()
-        known = conditions.intersection(table.t.index[table.t.notna().any(axis=1)])
+        answered = table.t.index[table.t.notna().any(axis=1)]
+        known = conditions[conditions.isin(answered)]
         lost = conditions.difference(known)
         if lost.empty:
             return
