@@ -194,8 +194,7 @@ def _show_card(card: Scorecard, *, as_json: bool) -> None:
         show_table([text.record()], as_json=True)
         return
     show_table(text.headline_records(), title=text.headline_note())
-    for note in text.notes():
-        say(note)
+    say(text.describe())
     means = card.overall.table.pivot(index="metric", columns="method", values="value")
     order = card.ranking["method"].tolist()
     titles = text.titles()
@@ -313,7 +312,7 @@ def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
     times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
     rows = [row | times[row["method"]] for row in text.headline_records()]
     show_table(rows, title=text.headline_note())
-    for note in [*found.tested, *text.notes()]:
+    for note in [*found.tested, text.describe()]:
         say(note)
     states = found.jobs["state"].value_counts()
     counts = [f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states]

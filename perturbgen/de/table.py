@@ -171,11 +171,13 @@ class DETable:
     ) -> list[dict[str, Any]]:
         """Records of the conditions with most genes whose adjusted p is below ``level``.
 
-        Those of fewer than ``min_cells`` cells are left out. ``slants`` flags a cloud that does.
+        Those of fewer than ``min_cells`` cells are left out. ``slants`` flags a cloud that does,
+        and is there where one does.
         """
         records, hits = [], self.hits(level)
         strongest = hits[self.enough(min_cells).reindex(hits.index)].head(number)
         slants = self.select(list(strongest.index)).slant()
+        flagged = bool((slants.abs() > SLANT).any())
         for label, genes in zip(list(strongest.index), strongest.to_numpy(), strict=True):
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             counted = {what: name for name, what in _COUNTED.items() if name in row}
@@ -188,9 +190,11 @@ class DETable:
                     "genes": int(genes),
                     "up": int(((self.adj_p.loc[label] < level) & (effects > 0)).sum()),
                     "largest |log2 FC|": float(effects.abs().max()),
-                    "slants": f"{slants[label]:+.1f}" if abs(slants[label]) > SLANT else "",
                 }
             )
+            if flagged:
+                steep = abs(slants[label]) > SLANT
+                records[-1]["slants"] = f"{slants[label]:+.1f}" if steep else ""
         return records
 
     def to_anndata(self) -> AnnData:

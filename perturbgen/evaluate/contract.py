@@ -53,11 +53,11 @@ def _of_order(metric: Metric, pairs: dict[str, Any], found: dict[str, Any]) -> I
     """Rows and genes stand in another order, among them equal values, and all of them 0."""
     if not _equal(found["rows"], found["noisy"][_ORDER]):
         yield "depends on the order of rows: a condition's value changes with where it stands"
-    for name, what in (("tied", "are equal"), ("zeros", "are all 0")):
+    for name, what in (("tied", "are equal"), ("zeros", "of a prediction are 0")):
         turned = metric.compute(pairs[f"{name}, turned"])
         if _equal(found["turned"], found["noisy"]) and not _equal(turned, found[name]):
             yield (
-                f"depends on the order of genes where predictions {what}: equal values share "
+                f"depends on the order of genes where values {what}: equal values share "
                 "what they get, as scipy.stats.rankdata does, which argsort does not"
             )
             break
@@ -85,22 +85,26 @@ def _pairs(needs: str) -> dict[str, Any]:
     groups, places = np.array(["a", "b", "c"] * 4), np.array(["p", "q"] * 6)
     mean = rng.normal(size=truth.shape)
 
-    def pair(predicted: np.ndarray, genes: Any = _SAME, rows: Any = _SAME) -> Pair:
-        true, other = (Values(values[rows][:, genes].copy()) for values in (truth, predicted))
+    def pair(
+        predicted: np.ndarray, genes: Any = _SAME, rows: Any = _SAME, measured: np.ndarray = truth
+    ) -> Pair:
+        true, other = (Values(values[rows][:, genes].copy()) for values in (measured, predicted))
         given = mean[rows][:, genes] if needs == "reference" else None
         where = places[rows] if needs == "layout" else None
         return Pair(true, other, groups[rows], given, where)
 
-    shuffled, tied = rng.permutation(truth.shape[1]), np.round(noisy / 60)
-    zeros = np.zeros_like(truth)
+    # As tables that were limited or rounded: many equal values, a condition without any effect.
+    shuffled, zeros = rng.permutation(truth.shape[1]), np.zeros_like(truth)
+    tied, steps = (np.clip(np.round(table), -4, 4) for table in (noisy / 60, truth))
+    steps[0] = 0
     return {
         "perfect": pair(truth),
         "noisy": pair(noisy),
         "turned": pair(noisy, slice(None, None, -1)),
         "rows": pair(noisy, rows=_ORDER),
         "doubled": pair(2 * noisy),
-        "tied": pair(tied),
-        "tied, turned": pair(tied, shuffled),
+        "tied": pair(tied, measured=steps),
+        "tied, turned": pair(tied, shuffled, measured=steps),
         "zeros": pair(zeros),
         "zeros, turned": pair(zeros, shuffled),
     }

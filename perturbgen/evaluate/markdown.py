@@ -51,7 +51,7 @@ class ScorecardText:
             note = f"By how many genes respond in truth. {EFFECT_NOTE}"
             parts += ["## Strong and weak conditions", note, markdown_table(effects)]
         if len(self.card.stratum_table):
-            parts += ["## Strata", "Headline within groups of conditions."]
+            parts += ["## Strata", self.strata_note()]
             parts += [markdown_table(self.stratum_records())]
         return "\n\n".join(parts) + "\n"
 
@@ -176,6 +176,14 @@ class ScorecardText:
         names = [one.name for one in self.card.metrics]
         known, every = self.card.overall.known[names.index(metric.name)], self.card.scores.shape[1]
         return "" if known == every else f", on {known} of {every} conditions"
+
+    def strata_note(self) -> str:
+        """What the numbers of strata are, and how their intervals are made."""
+        note = "Headline within groups of conditions"
+        if self._clusters is not None:
+            note += f"; where they are of fewer than {FEW} {self._cluster_name}s, conditions are "
+            note += "resampled"
+        return f"{note}; fewer than {FEW} conditions have no interval."
 
     def stratum_records(self) -> list[dict[str, Any]]:
         """The headline of each level of each stratum, a column for each method."""

@@ -156,6 +156,8 @@ def _who(ranked: pd.DataFrame, card: Scorecard) -> str:
     if mine.method == mine.baseline:
         return f"{mine.method} is best, all that was compared being baselines: {value} {ends}."
     difference = _digits(mine.difference)
+    if mine.difference == 0 and not mine.difference_low < 0 < mine.difference_high:
+        return f"{mine.method} and {mine.baseline}, {kind}, are level: headline {value} {ends}."
     if mine.difference > 0:
         above = f"{difference} above {mine.baseline}, {kind}"
         return f"{mine.method} is best: headline {value} {ends}, {above}{apart}{sure}."

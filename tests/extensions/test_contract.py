@@ -245,7 +245,7 @@ def test_a_metric_that_depends_on_the_order_of_rows_is_told_so(install: Install)
 def test_a_metric_that_breaks_ties_by_position_is_told_so(install: Install) -> None:
     """A plain argsort gave zeros .166 or .1685, by the order of genes."""
     install("brought", METRIC.replace("SIGNS =", f"{TOP}\nSIGNS =").replace(COMPUTE, "overlap(t)"))
-    with pytest.raises(ExtensionError, match="order of genes where predictions are equal"):
+    with pytest.raises(ExtensionError, match="order of genes where values are equal"):
         check_extension("brought:SIGNS")
 
 
