@@ -33,7 +33,7 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.predict import Prediction
+    from perturbgen.predict import Prediction, PredictSettings
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ def _predict(
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    row = _prediction_row(found, estimator)
+    row = _prediction_row(found, settings)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
         row |= _withheld_row(trained, withheld, wanted, seed=seed, **read)
@@ -176,9 +176,12 @@ def _predict(
     show_table([row], title=title, as_json=as_json)
 
 
-def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
-    """The calibration and the checks of a prediction, in a row."""
-    row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
+def _prediction_row(found: Prediction, settings: PredictSettings) -> dict[str, Any]:
+    """The calibration and the checks of a prediction, in a row; nothing of what was not done."""
+    estimator = settings.estimators[0]
+    row: dict[str, Any] = {"estimator": estimator}
+    if settings.draws and settings.replicates is not None:
+        row["replicates"] = settings.replicates
     if len(found.scores):
         row["replicates"] = int(found.scores.index[-1])
         row["calibration_mrrmse"] = float(found.scores.iloc[-1])
@@ -187,7 +190,7 @@ def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
             row[f"factors {kind}"] = " ".join(f"{value:.2f}" for value in factors)
         row["noise"] = found.shrinkage[estimator].noise
     for kind, ratios in found.checks.iterrows():
-        row |= {f"{name} {kind}": float(value) for name, value in ratios.items()}
+        row |= {f"{name} {kind}": float(value) for name, value in ratios.dropna().items()}
     return row
 
 

@@ -6,7 +6,7 @@ import logging
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +15,6 @@ from perturbgen.cli.options import Columns, Device, Json, Layer, Seed, Vehicle, 
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from perturbgen.de import DETable
 
 log = logging.getLogger(__name__)
 
@@ -229,6 +224,16 @@ def _de(
     contrasts: Annotated[
         str | None, typer.Option(help="exact (default), or limma's approximation.")
     ] = None,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FORMULA", help='e.g. ab="drugA - drugB"; repeatable.'),
+    ] = None,
+    treat: Annotated[
+        float | None, typer.Option(metavar="LFC", help="Test log2 fold changes beyond this.")
+    ] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML: design, group, ..., and a table of contrasts.")
+    ] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
     trend: Annotated[
         bool, typer.Option("--trend", help="The prior variance follows expression.")
@@ -265,6 +270,7 @@ def _de(
     The native backend gives R limma's numbers without R. Standard errors are exact unless you ask
     for limma's approximation with --contrasts limma (a flavour asks for it). The table has logFC,
     t, log10 p and adjusted p.
+    --contrast asks for any contrast of levels, coefficients, slopes and interactions instead.
 
     Example: [bold]perturbgen pseudobulk kang.h5ad --columns experiments/columns/kang.toml
     --by cell_type,donor,compound --out kang_sums.h5ad[/bold], then
@@ -273,7 +279,11 @@ def _de(
 
     Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet
     --verify 200[/bold]
+
+    Example: [bold]perturbgen de sums.h5ad --design "~0 + {group} + donor" --contrast
+    "ab=drugA - drugB" --contrast "mean=(drugA + drugB)/2 - DMSO" --treat 0.5[/bold]
     """
+    from perturbgen.cli.de import make_table, read_span, verify_backends, with_config
     from perturbgen.core.h5ad import open_h5ad
     from perturbgen.core.system import choose_device
     from perturbgen.data import take_layer
@@ -294,24 +304,32 @@ def _de(
         "robust": robust or None,
         "trend": trend or None,
         "normalise": normalise,
-        "span": _read_span(span),
+        "span": read_span(span),
         "gene_filter": gene_filter,
         "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
     }
     device = choose_device(device) if device == "auto" else device
+    options, wanted, treat = with_config(config, options, contrast or (), treat)
+    options |= {"wanted": wanted, "treat": treat}
     adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:
-        _verify_backends(adata, verify, options, device=device, as_json=as_json)
+        verify_backends(adata, verify, options, device=device, as_json=as_json)
         if out is None and plots is None:  # asked for the comparison alone
             return
     started = time.perf_counter()
-    table = _make_table(adata, backend=backend, device=device, **options)
+    table = make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
     few = int((~table.enough(min_cells)).sum())
     title += f"; {few} conditions of fewer than {min_cells} cells are not listed" if few else ""
     if verify is None:
-        show_table(table.strongest(12, min_cells=min_cells), title=title, as_json=as_json)
+        rows = table.strongest(12, min_cells=min_cells)
+        show_table(rows, title=title, as_json=as_json)
+        if not as_json and any(row.get("slants") for row in rows):
+            say(
+                "slants: the median log2 fold change of the best expressed third of the genes less "
+                "that of the least; significance is then more of the sample than of the compound"
+            )
     if out is not None:
         table.write(out)
     if plots is not None:
@@ -321,57 +339,6 @@ def _de(
     if not as_json:
         for path in filter(None, (out, plots)):
             say(f"wrote {path}")
-
-
-def _read_span(text: str) -> float | str:
-    try:
-        return text if text == "adaptive" else float(text)
-    except ValueError:
-        raise ConfigError(
-            f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive"
-        ) from None
-
-
-def _make_table(
-    adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
-) -> DETable:
-    """The table, in a flavour or by --design; options that are None keep their defaults."""
-    from perturbgen.core.tables import VEHICLE
-    from perturbgen.de import flavour_table, limma_table, usual_design
-
-    given = {key: value for key, value in options.items() if value is not None}
-    given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
-    if flavour is not None:
-        return flavour_table(adata, flavour=flavour, rename_plates=rename_plates, **given)
-    if not rename_plates:
-        raise ConfigError(
-            "--keep-plates belongs to a flavour: without one no plate is renamed",
-            fix="leave it out",
-        )
-    if "design" not in given:
-        group, by = options["group"], options["by"]
-        design = usual_design(adata.obs, group=group, control=given["control"], by=by)
-        log.info(
-            "design %s: what tells samples apart, where every contrast stays estimable", design
-        )
-        given["design"] = design
-    return limma_table(adata, **given)
-
-
-def _verify_backends(
-    adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool
-) -> None:
-    """Run some genes through both backends and show how far apart the numbers are."""
-    from perturbgen.de.r import compare_backends
-
-    def make(few: AnnData, backend: str) -> DETable:
-        # R computes on the processor, wherever the native backend does
-        where = "cpu" if backend == "r" else device
-        return _make_table(few, backend=backend, device=where, **options)
-
-    rows = compare_backends(adata, genes, make)
-    number = min(genes, adata.n_vars)
-    show_table(rows, title=f"native against R on {number} genes", as_json=as_json)
 
 
 VERBS = {"pseudobulk": _pseudobulk, "split": _split, "de": _de}

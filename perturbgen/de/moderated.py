@@ -6,9 +6,9 @@ called as there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,18 +19,37 @@ from scipy.stats import t as student
 from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.de.adjust import adjust_p, share_of_level
 from perturbgen.de.native import test_effects
+from perturbgen.de.nested import classify, inverse_correlations, quadratic
 from perturbgen.de.odds import log_odds
 from perturbgen.de.table import DETable
-from perturbgen.de.tails import log_p_f, log_p_t
+from perturbgen.de.tails import log_p_beyond, log_p_f, log_p_t
 
 if TYPE_CHECKING:
-    from perturbgen.de.linear import LinearFit
+    from perturbgen.de.design import Design
     from perturbgen.de.moderate import Moderation
+    from perturbgen.de.voom import LogCounts
 
 _Array = NDArray[np.float64]
 _LOG_10 = np.log(10.0)
-_SINGULAR = 1e-8  # of the largest eigenvalue: what limma takes for zero
 _INTERCEPT = "(Intercept)"
+
+
+class _Asked(Protocol):
+    """What is needed of a fit: its contrasts, and what they share."""
+
+    @property
+    def design(self) -> Design: ...
+    @property
+    def logs(self) -> LogCounts: ...
+    @property
+    def genes(self) -> pd.Index: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def ave_expr(self) -> pd.Series: ...
+    @property
+    def correlations(self) -> _Array: ...
+    def conditions(self) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,7 @@ class Moderated:
     fold change that ``treat`` was given.
     """
 
-    fit: LinearFit = field(repr=False)
+    fit: _Asked = field(repr=False)
     logfc: pd.DataFrame
     t: pd.DataFrame
     se: pd.DataFrame
@@ -56,7 +75,7 @@ class Moderated:
     @classmethod
     def of(
         cls,
-        fit: LinearFit,
+        fit: _Asked,
         effects: _Array,
         unscaled: _Array,
         moderation: Moderation,
@@ -72,7 +91,7 @@ class Moderated:
         if lfc is None:
             b = log_odds(t, unscaled, moderation, proportion)
         else:
-            t, log_p = _exceeding(effects, se, df, lfc)
+            t, log_p = log_p_beyond(effects, se, df, lfc)
 
         def frame(values: _Array) -> pd.DataFrame:
             return pd.DataFrame(values.T, fit.genes, list(fit.names))
@@ -207,7 +226,7 @@ class Moderated:
         """
         names = self._chosen(contrasts)
         precision, rank = self._precision(names)
-        f = _quadratic(self.t[names].to_numpy(), precision)
+        f = quadratic(self.t[names].to_numpy(), precision)
         df2 = self._df_of_f()
         log_p = log_p_f(f, rank, df2)
         columns = {"F": f, "df1": rank, "df2": df2, "P.Value": np.exp(log_p)}
@@ -222,13 +241,7 @@ class Moderated:
         """Inverse correlations of contrasts over their rank (1 or genes, contrasts, contrasts)."""
         at = [self.names.index(name) for name in names]
         correlation = self.fit.correlations[:, at][:, :, at]
-        values, vectors = np.linalg.eigh(correlation)
-        kept = values > _SINGULAR * values[:, -1:]
-        # contrasts that depend on each other do so in every gene
-        rank = int(np.median(kept.sum(axis=1)))
-        inverse = np.zeros_like(values)
-        inverse[:, -rank:] = 1 / values[:, -rank:] / rank
-        return (vectors * inverse[:, None, :]) @ vectors.transpose(0, 2, 1), rank
+        return inverse_correlations(correlation)
 
     def decide(
         self,
@@ -282,10 +295,10 @@ class Moderated:
             precision = precision[significant]
 
         def beyond(x: _Array) -> NDArray[np.bool_]:
-            found: NDArray[np.bool_] = log_p_f(_quadratic(x, precision), rank, df) < np.log(limit)
+            found: NDArray[np.bool_] = log_p_f(quadratic(x, precision), rank, df) < np.log(limit)
             return found
 
-        chosen[significant] = _classify(t, beyond)
+        chosen[significant] = classify(t, beyond)
         return chosen
 
     def to_de_table(self) -> DETable:
@@ -302,51 +315,7 @@ class Moderated:
             frames[name] = pd.DataFrame(values, index, self.t.index)
         adjusted = np.array([adjust_p(column, "BH") for column in self.p.to_numpy().T])
         frames["adj_p"] = pd.DataFrame(adjusted, index, self.t.index)
-        samples = len(self.fit.design.samples)
-        conditions = pd.DataFrame({"n_samples": samples, "estimable": True}, index)
+        conditions = self.fit.conditions().set_axis(index)
         trends = {"": self.fit.logs.mean_variance}
         info = {**dict(self.info), "lfc": self.lfc}
         return DETable(**frames, conditions=conditions, info=info, mean_variance=trends)
-
-
-def _quadratic(x: _Array, precision: _Array) -> _Array:
-    """x' P x of every gene: x (genes, contrasts), P (1 or genes, contrasts, contrasts)."""
-    if len(precision) == 1:
-        return np.einsum("gi,gi->g", x @ precision[0], x)
-    return np.einsum("gi,gij,gj->g", x, precision, x)
-
-
-def _classify(t: _Array, beyond: Callable[[_Array], NDArray[np.bool_]]) -> _Array:
-    """-1, 0 or 1 of every t (genes, contrasts) of genes whose F may be significant.
-
-    From the largest |t| down: a contrast counts as long as F were significant if no larger one
-    were more than it is.
-    """
-    genes, contrasts = t.shape
-    order = np.argsort(-np.abs(t), axis=1, kind="stable")
-    x, signs, chosen = t.copy(), np.sign(t), np.zeros_like(t)
-    every, going = np.arange(genes), beyond(t)
-    for j in range(contrasts):
-        column = order[:, j]
-        if j:
-            limit = np.abs(t[every, column])[:, None]
-            before = np.take_along_axis(signs, order[:, :j], axis=1) * limit
-            np.put_along_axis(x, order[:, :j], before, axis=1)
-            going = going & beyond(x)
-        chosen[every[going], column[going]] = signs[every[going], column[going]]
-    return chosen
-
-
-def _exceeding(effects: _Array, se: _Array, df: _Array, lfc: float) -> tuple[_Array, _Array]:
-    """t and log p of McCarthy and Smyth's (2009) test that |effect| is beyond ``lfc``."""
-    size = np.abs(effects)
-    beyond, within = (size - lfc) / se, (size + lfc) / se
-    log_p = np.logaddexp(_log_upper_tail(beyond, df), _log_upper_tail(within, df))
-    t = np.where(size > lfc, np.sign(effects) * np.maximum(beyond, 0), 0.0)
-    return t, np.minimum(log_p, 0)
-
-
-def _log_upper_tail(t: _Array, df: _Array) -> _Array:
-    """log P(T > t) of Student's t."""
-    half = log_p_t(t, df) - np.log(2)
-    return np.where(t >= 0, half, np.log1p(-np.exp(half)))

@@ -22,6 +22,7 @@ from perturbgen.core.system import ONE_BLAS_THREAD, spread
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
 from perturbgen.de.normalise import METHODS, norm_factors
+from perturbgen.de.solver import Solver
 from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import LogCounts, MeanVariance
 
@@ -73,7 +74,9 @@ class _Contrasts:
     approximation: _Approximation | None = None
 
     @classmethod
-    def of(cls, design: Design, weights: _Array, kind: str) -> _Contrasts:
+    def of(
+        cls, design: Design, weights: _Array, kind: str, solver: Solver | None = None
+    ) -> _Contrasts:
         """Contrasts with ``weights`` (contrasts, columns of the design), 0 on dropped columns."""
         basis = design.basis
 
@@ -86,7 +89,7 @@ class _Contrasts:
         columns = np.flatnonzero(weights.any(axis=0))
         coefficients = np.zeros((len(columns), weights.shape[1]))
         coefficients[np.arange(len(columns)), columns] = 1
-        covariance = basis.unscaled_covariance(coefficients)
+        covariance = (solver or basis).unscaled_covariance(coefficients)
         scale = np.sqrt(np.diag(covariance))
         correlation = covariance / np.outer(scale, scale)
         return cls(functions(coefficients), _Approximation.of(weights[:, columns], correlation))
@@ -153,11 +156,18 @@ class FitResult:
 @ONE_BLAS_THREAD
 def log_counts(counts: _Array, design: Design, method: FitMethod) -> LogCounts:
     """log CPM of counts (samples, genes) and their precisions, by normalised library sizes."""
-    sizes = counts.sum(axis=1)
-    sizes = sizes * norm_factors(counts, method.normalise).to_numpy()
+    return LogCounts.of(counts, library_sizes(counts, design, method), design, span=method.span)
+
+
+def library_sizes(
+    counts: _Array, design: Design, method: FitMethod, own: _Array | None = None
+) -> _Array:
+    """Normalised library sizes (samples,), of the counts' sums or one's ``own``."""
+    sizes = counts.sum(axis=1) if own is None else own
+    sizes = sizes * norm_factors(counts, method.normalise, sizes=sizes).to_numpy()
     if design.offset is not None:  # which tells a sample's depth as its library size does
         sizes = (sizes + 1) * 2.0**design.offset - 1
-    return LogCounts.of(counts, sizes, design, span=method.span)
+    return np.asarray(sizes)
 
 
 @ONE_BLAS_THREAD
@@ -169,7 +179,9 @@ def fit_genes(
     tick: Callable[[float], None] | None = None,
 ) -> tuple[_Array, _Array, _Array]:
     """Residual SD (genes,), effects and unscaled errors of contrasts (contrasts, genes)."""
-    contrasts = _Contrasts.of(design, weights, method.contrasts)
+    # weights that all genes share leave nothing to approximate
+    kind = "exact" if logs.equal else method.contrasts
+    contrasts = _Contrasts.of(design, weights, kind, logs.solver)
     return _fit_genes(logs, contrasts, device=method.device, tick=tick)
 
 

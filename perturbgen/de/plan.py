@@ -139,6 +139,12 @@ def with_control(obs: pd.DataFrame, group: str, control: str | None) -> pd.DataF
     return obs.assign(**{group: pd.Categorical(groups, levels)})
 
 
+def level_rows(obs: pd.DataFrame, by: str | None) -> list[tuple[str, NDArray[np.intp]]]:
+    """The levels of a column in R's order, and the positions of their samples; one without it."""
+    strata = _strata(obs, by)
+    return [(level, np.flatnonzero((strata == level).to_numpy())) for level in _level_order(strata)]
+
+
 def gene_mask(
     data: Inputs, design: Design, gene_filter: str | Sequence[str] | None
 ) -> NDArray[np.bool_] | None:

@@ -104,6 +104,21 @@ def _exact_log_p_t(t: _Array, df: ArrayLike) -> _Array:
     return np.where(normal, np.where(t < 1, near, np.log(2) + log_ndtr(-t)), result)
 
 
+def log_p_beyond(effects: _Array, se: _Array, df: _Array, lfc: float) -> tuple[_Array, _Array]:
+    """t and log p of McCarthy and Smyth's (2009) test that |effect| is beyond ``lfc``."""
+    size = np.abs(effects)
+    beyond, within = (size - lfc) / se, (size + lfc) / se
+    log_p = np.logaddexp(_log_upper_tail(beyond, df), _log_upper_tail(within, df))
+    t = np.where(size > lfc, np.sign(effects) * np.maximum(beyond, 0), 0.0)
+    return t, np.minimum(log_p, 0)
+
+
+def _log_upper_tail(t: _Array, df: _Array) -> _Array:
+    """log P(T > t) of Student's t."""
+    half = log_p_t(t, df) - np.log(2)
+    return np.where(t >= 0, half, np.log1p(-np.exp(half)))
+
+
 def inverse_log_p_t(log_p: _Array, df: float) -> _Array:
     """The |t| of a natural log of a two-sided p; df a number, or infinite."""
     one_sided = np.asarray(log_p, dtype=float) - np.log(2)
