@@ -113,6 +113,7 @@ def test_a_metric_that_knows_few_conditions_is_no_part_of_the_headline() -> None
     assert "Conditions told apart ↑, on 4 of 12 conditions" in text.markdown()
     row = card.table.set_index(["method", "metric"]).loc[("mine", "perturbation_discrimination")]
     assert row["conditions"] == 4
+    assert np.isnan(row["low"]), "four values have no interval, among twelve conditions either"
 
 
 def test_a_metric_of_half_of_the_conditions_counts_and_their_number_is_shown() -> None:
