@@ -45,6 +45,7 @@ _OPTIONS = {
     _Kind.KAGGLE: ("public",),
     _Kind.CALIBRATION: ("conditions", "fraction"),
 }
+_LISTED = 12  # contrasts, of how many there are
 _NEEDED = {_Kind.LEAVE_OUT: ("column", "value"), _Kind.CALIBRATION: ("conditions",)}
 _CALIBRATION = {"share": 0.5, "validation": 0.1}  # of the known compounds, and of the other cells
 
@@ -300,10 +301,11 @@ def _de(
     started = time.perf_counter()
     table = _make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
+    title += f", the strongest {_LISTED} listed" if len(table.conditions) > _LISTED else ""
     few = int((~table.enough(min_cells)).sum())
     title += f"; {few} conditions of fewer than {min_cells} cells are not listed" if few else ""
     if verify is None:
-        show_table(table.strongest(12, min_cells=min_cells), title=title, as_json=as_json)
+        show_table(table.strongest(_LISTED, min_cells=min_cells), title=title, as_json=as_json)
     if out is not None:
         table.write(out)
     if plots is not None:

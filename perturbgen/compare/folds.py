@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,8 @@ from perturbgen.compare.tables import Book
 from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.tables import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS, Split
+
+log = logging.getLogger(__name__)
 
 _TRAIN = "train"
 
@@ -157,6 +160,14 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
         raise SchemaError(
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
         )
+    more = ~found.parts.index.isin(book.table.index) & (found.parts == _TRAIN).to_numpy()
+    if more.any():
+        # a table of differential expression has no rows of the vehicle, nor of few cells
+        lost = shorten([" | ".join(map(str, key)) for key in found.parts.index[more]], 3)
+        log.info(
+            "%s: the table lacks %d conditions to learn from: %s", split.file, more.sum(), lost
+        )
+        found = replace(found, parts=found.parts[~more])
     found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))

@@ -21,7 +21,7 @@ from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.h5ad import open_h5ad
 from perturbgen.core.runs import file_hash
 from perturbgen.core.tables import CONDITION, conditions_of, reading
-from perturbgen.data import complete, read_h5ad, sampled
+from perturbgen.data import complete, our_obs, read_h5ad, sampled
 from perturbgen.predict.calibration import Task, trained_conditions
 from perturbgen.predict.estimators import average, plug_in_t
 from perturbgen.predict.experiment import PredictSettings
@@ -198,7 +198,10 @@ class RunFiles:
 
     def record(self) -> Mapping[str, Any]:
         """What a prediction depends on, whatever the files are called."""
-        return {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
+        found: dict[str, Any] = {"runs": [_run_hash(path) for path in self.runs]}
+        if columns := load_run(self.run).columns_of(self.cells):
+            found["columns"] = file_hash(columns)
+        return {**found, "cells": file_hash(self.cells)}
 
     def seen(self) -> pd.MultiIndex:
         """The conditions of every cell that either run was trained or validated on."""
@@ -207,6 +210,8 @@ class RunFiles:
             file = open_h5ad(self.cells, backed=True)
             obs = file.obs
             file.file.close()
+        if columns := load_run(self.run).columns_of(self.cells):
+            obs = our_obs(obs, columns, self.cells)
         named = {name: complete(obs, name).astype(str) for name in CONDITION}
         labels = pd.Series(list(conditions_of(pd.DataFrame(named))), obs.index.astype(str))
         found = [self._seen_by(path, labels) for path in self.runs]
@@ -245,11 +250,12 @@ class RunFiles:
                 "or compare on a split that withholds what it has not seen",
             )
 
-    def predictor(self, settings: PredictSettings) -> GenerativePredictor:
-        """The predictor, not fitted yet."""
+    def predictor(self, settings: PredictSettings, *, adapt: bool = False) -> GenerativePredictor:
+        """The predictor, not fitted yet; it may ``adapt`` its estimator to what was measured."""
         run, *others = (load_run(path) for path in self.runs)
         other = others[0] if others else None
-        return GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=other)
+        cells = read_h5ad(self.cells, run.columns_of(self.cells))
+        return GenerativePredictor(run, cells, settings, calibration_run=other, adapt=adapt)
 
 
 def _run_hash(path: Path) -> str:
@@ -275,7 +281,8 @@ class GenerativePredictor:
     honest in a comparison that withholds rows of its own, for then the model sees the cells of the
     training rows alone. ``cells`` are all measured cells; those of conditions that are not among
     the training rows are never looked at, controls excepted. ``calibration_run`` is that of
-    :func:`perturbgen.predict.predict`.
+    :func:`perturbgen.predict.predict`. With ``adapt`` the estimator is one that needs no measured
+    compound of a cell type, where there is none.
     """
 
     def __init__(
@@ -285,8 +292,10 @@ class GenerativePredictor:
         settings: PredictSettings | None = None,
         *,
         calibration_run: TrainedRun | None = None,
+        adapt: bool = False,
     ) -> None:
         self.model, self.cells, self.calibration_run = model, cells, calibration_run
+        self.adapt = adapt
         self.settings = settings or PredictSettings()
         if len(self.settings.estimators) != 1:
             raise SchemaError(
@@ -326,7 +335,10 @@ class GenerativePredictor:
         if isinstance(conditions, pd.MultiIndex):
             conditions = conditions.to_frame(index=False)
         settings = self.settings.model_copy(update={"seed": self._seed})
+        if self.adapt:
+            asked, vehicle = read_wanted(conditions), vehicle_of(self._cells)
+            settings = settings.feasible(self._cells.obs, asked, vehicle=vehicle)
         found = predict(
             self._run, self._cells, conditions, settings, calibration_run=self.calibration_run
         )
-        return found.values[self.settings.estimators[0]].loc[:, self._genes]
+        return found.values[settings.estimators[0]].loc[:, self._genes]
