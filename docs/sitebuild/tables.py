@@ -15,7 +15,7 @@ _KINDS = {
     ),
     "layout": (
         "Of tables, and of where conditions were measured",
-        "These need `--layout`: a label of the plates and the row for every condition.",
+        "These need `score --layout`: a label of the plates and the row for every condition.",
     ),
     "reference": (
         "Of tables, beside the mean perturbation",

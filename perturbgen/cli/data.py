@@ -24,7 +24,7 @@ def _ingest_counts(
         Path,
         typer.Argument(help="A Kaggle folder, an Open Problems h5ad, or any h5ad with --columns."),
     ],
-    out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
+    out: Annotated[Path, typer.Option(help="Output: an h5ad file.")],
     organisers_plates: Annotated[
         bool, typer.Option("--organisers-plates", help="Name plates as the organisers' own DE did.")
     ] = False,
@@ -172,7 +172,7 @@ def _list_data(as_json: Json = False) -> None:
 def _get_data(
     name: Annotated[str, typer.Argument(help="A name from `perturbgen data list`.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder to write to; by default downloads/NAME.")
+        Path | None, typer.Option(help="Output: a folder, by default downloads/NAME.")
     ] = None,
     registry: Annotated[
         Path | None, typer.Option(help="Another TOML of sources than the built-in one.")
@@ -197,7 +197,7 @@ def _show_data(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
     ],
-    out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    out: Annotated[Path, typer.Option(help="Output: an HTML page.")],
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,

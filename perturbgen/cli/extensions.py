@@ -19,7 +19,8 @@ def _check_extension(
         ),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="model, metric or baseline, where the name is of several.")
+        str | None,
+        typer.Option(help="Which kind: model, metric or baseline, where the name is of several."),
     ] = None,
     as_json: Json = False,
 ) -> None:

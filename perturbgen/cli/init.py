@@ -25,7 +25,9 @@ def _init(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="Your cells (.h5ad).")],
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for columns.toml, config.toml, ... \\[default: FILE's name]."),
+        typer.Option(
+            help="Output: a folder for columns.toml, config.toml, ... \\[default: FILE's name]."
+        ),
     ] = None,
     cell_type: Annotated[
         str | None, typer.Option(help="The column of cell types or lines.")
@@ -37,7 +39,8 @@ def _init(
         str | None, typer.Option(help="The column of samples or replicates (tubes, wells).")
     ] = None,
     batch: Annotated[
-        str | None, typer.Option(help="The column of what was processed together (plates, lanes).")
+        str | None,
+        typer.Option(help="The column of batches: what was processed together (plates, lanes)."),
     ] = None,
     donor: Annotated[str | None, typer.Option(help="The column of donors or patients.")] = None,
     dose: Annotated[str | None, typer.Option(help="The column of doses.")] = None,

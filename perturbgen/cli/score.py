@@ -33,15 +33,19 @@ def _score_predictions(
         typer.Argument(metavar="PREDICTION...", help="Files, or NAME=FILE to name the method."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for scorecard.md, .parquet, .json and report.html.")
+        Path | None,
+        typer.Option(help="Output: a folder for scorecard.md, .parquet, .json and report.html."),
     ] = None,
     id_map: Annotated[
-        Path | None, typer.Option(help="id_map.csv, for files whose rows are ids.")
+        Path | None,
+        typer.Option(help="id_map.csv: the condition of each row id, where files have such rows."),
     ] = None,
     statistic: Annotated[
         str, typer.Option(help="Statistic of a perturbgen DE table.")
     ] = "signed_log10_p",
-    layer: Annotated[str | None, typer.Option(help="Layer of Open Problems' h5ad files.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer of the h5ad: a statistic of Open Problems' files.")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="Metrics, separated by commas (default: all).")
     ] = None,
@@ -58,7 +62,7 @@ def _score_predictions(
         str, typer.Option(help="exact, truth (a prediction may have more) or intersection.")
     ] = "exact",
     rows: Annotated[str, typer.Option(help="exact, truth or intersection.")] = "exact",
-    conditions: Annotated[
+    strata: Annotated[
         Path | None,
         typer.Option(help="CSV of cell_type, compound and columns to stratify by, e.g. n_cells."),
     ] = None,
@@ -67,11 +71,11 @@ def _score_predictions(
         typer.Option(help="Resample conditions of one compound (or any column) together."),
     ] = None,
     layout: Annotated[
-        str | None, typer.Option(help="Column of --conditions that says where each was measured.")
+        str | None, typer.Option(help="Column of --strata that says where each was measured.")
     ] = None,
-    reference: Annotated[
+    train: Annotated[
         Path | None,
-        typer.Option(help="DE table of the training rows: their mean is the perturbed mean."),
+        typer.Option(help="The DE table to learn from: its mean is the perturbed mean."),
     ] = None,
     duplicate: Annotated[
         Path | None, typer.Option(help="DE table of withheld replicates: the positive control.")
@@ -88,7 +92,7 @@ def _score_predictions(
     as_json: Json = False,
 ) -> None:
     """Score tables of predicted signed -log10 p against the measured one, between two controls (to
-    fit the methods, too: compare; cells of a trained model: evaluate).
+    fit the methods, too: compare; of a trained model's cells: evaluate; of any: score-cells).
 
     TRUTH and PREDICTION are DE tables of perturbgen de, a parquet or CSV with columns cell_type and
     compound (or sm_name) and one a gene, Open Problems' h5ad, or with --id-map a submission file.
@@ -106,11 +110,11 @@ def _score_predictions(
     # told before large files are read, and even where none of them is a DE table
     DETable.require_statistic(statistic)
     files = _name_files(predictions)
-    _check_layer(layer, [truth, reference, duplicate, *files.values()])
+    _check_layer(layer, [truth, train, duplicate, *files.values()])
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
     true = read_de_table(truth, **read)
     tables = {name: read_de_table(path, **read) for name, path in files.items()}
-    mean = read_de_table(reference, **read).mean() if reference else None
+    mean = read_de_table(train, **read).mean() if train else None
     if duplicate is not None:
         tables[_DUPLICATE] = interpolated_duplicate(read_de_table(duplicate, **read))
         positive = positive or _DUPLICATE
@@ -121,7 +125,7 @@ def _score_predictions(
         negatives=listed(negative),
         positive=positive,
         baselines=listed(baseline),
-        conditions=_read_conditions(conditions) if conditions else None,
+        conditions=_read_conditions(strata) if strata else None,
         clusters=clusters,
         layout=layout,
         metrics=listed(metrics) or None,
@@ -218,10 +222,11 @@ def _compare(
         Path, typer.Argument(metavar="CONFIG.toml", help="Data, splits, methods, controls.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of results \\[default: runs/compare-CONFIG].")
+        Path | None,
+        typer.Option(help="Output: a folder of results \\[default: runs/compare-CONFIG]."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Folder of the data, over the file's data.folder.")
+        str | None, typer.Option(help="The data, in place of the configuration's: a folder.")
     ] = None,
     scheduler: Annotated[
         str, typer.Option(help="processes, or the address of a Dask scheduler.")

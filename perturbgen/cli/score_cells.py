@@ -21,10 +21,14 @@ def _score_cells(
     prediction: Annotated[Path, typer.Argument(help="Generated cells (h5ad), raw counts in X.")],
     truth: Annotated[Path, typer.Argument(help="Measured cells (h5ad), control cells among them.")],
     perturbation: Annotated[str, typer.Option(help="The column of obs that names perturbations.")],
-    control: Annotated[str, typer.Option(help="Its value for control cells.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for scores.csv and panel.csv.")] = None,
+    control: Annotated[
+        str, typer.Option(help="The level which all others are compared with: of control cells.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Output: a folder for scores.csv and panel.csv.")
+    ] = None,
     metrics: Annotated[
-        str, typer.Option(help="vcc2026 (six), all, or names, separated by commas.")
+        str, typer.Option(help="Metrics, separated by commas, or vcc2026 (six), or all.")
     ] = "vcc2026",
     splits: Annotated[
         int, typer.Option(min=1, help="Splits into halves that the replicate is the mean of.")

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.options import (
-    Accelerator,
     Columns,
     Device,
     Devices,
@@ -46,7 +45,9 @@ def _train(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data, in place of the configuration's: cells.")
+    ] = None,
     split: Annotated[
         Path | None, typer.Option(help="What perturbgen split wrote, in place of data.split.")
     ] = None,
@@ -55,7 +56,7 @@ def _train(
     runs: Runs = Path("runs"),
     devices: Devices = 1,
     num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
-    accelerator: Accelerator = "auto",
+    device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -93,7 +94,7 @@ def _train(
         as_json=as_json,
         devices=devices,
         num_nodes=num_nodes,
-        accelerator=accelerator,
+        accelerator=device,
     )
 
 
@@ -134,9 +135,9 @@ def _encode(
     run: RunFolder,
     file: _Cells,
     out: Annotated[
-        Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")
+        Path, typer.Option(help="Output: an h5ad of obs, and of the latent points in obsm.")
     ],
-    key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
+    key: Annotated[str, typer.Option(help="Entry of obsm, of the latent points.")] = "X_latent",
     columns: Columns = None,
     layer: Layer = None,
     device: Device = "auto",
@@ -170,13 +171,14 @@ def _evaluate(
     part: Annotated[
         str | None,
         typer.Option(
-            help="Only the run's cells of this part: train, validation, or another of its split."
+            help="Which part of the run's data: train, validation, or another of its split "
+            "\\[default: all of FILE]."
         ),
     ] = None,
     samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
-    out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output: everything (.json).")] = None,
     plots: Annotated[
-        Path | None, typer.Option(help="A page (.html) of real beside generated cells.")
+        Path | None, typer.Option(help="A page (.html), of real beside generated cells.")
     ] = None,
     columns: Columns = None,
     layer: Layer = None,

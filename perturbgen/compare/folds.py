@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -160,14 +160,13 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
         raise SchemaError(
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
         )
-    more = ~found.parts.index.isin(book.table.index) & (found.parts == _TRAIN).to_numpy()
-    if more.any():
-        # a table of differential expression has no rows of the vehicle, nor of few cells
-        lost = shorten([" | ".join(map(str, key)) for key in found.parts.index[more]], 3)
-        log.info(
-            "%s: the table lacks %d conditions to learn from: %s", split.file, more.sum(), lost
-        )
-        found = replace(found, parts=found.parts[~more])
+    # A split of cells' conditions names the vehicle, and what had too few samples to be compared.
+    learnt = found.parts.index[found.parts == _TRAIN]
+    absent = learnt.difference(book.table.index)
+    if 0 < len(absent) < len(learnt):
+        found = Split(found.parts.drop(absent), found.kind, found.apart)
+        labels = shorten([" | ".join(key) for key in absent], 3)
+        log.info("%d conditions of %s are not in the table: %s", len(absent), split.file, labels)
     found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))

@@ -179,7 +179,9 @@ def _from_run(name: str, spec: MethodSettings, data: TableSettings) -> Method:
 
     runs = [data.find_run(path) for path in (spec.run, spec.calibration_run) if path]
     cells = data.find(spec.cells, "file of cells").absolute()
-    files = RunFiles(runs[0], cells, *runs[1:]).require()
+    columns = data.find(spec.columns, "column map").absolute() if spec.columns else None
+    other = runs[1] if len(runs) > 1 else None
+    files = RunFiles(runs[0], cells, other, columns).require()
     # Without the seed, which is the job's.
     settings = _run_settings(name, spec).model_dump(mode="json", exclude={"seed"})
     record = {"settings": settings, **files.record()}

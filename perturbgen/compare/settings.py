@@ -176,6 +176,9 @@ class MethodSettings(Settings):
     cells: str = Field(
         "", description="run: h5ad of measured cells, all that it was trained on among them"
     )
+    columns: str = Field(
+        "", description="run: column map of other cells than its own, which its own map reads"
+    )
     calibration_run: str = Field(
         "", description="run: another one, which withheld measured conditions to calibrate on"
     )
@@ -198,8 +201,8 @@ class MethodSettings(Settings):
             )
         if not self.predictions and (self.layer or self.interpolate):
             raise ValueError("layer and interpolate belong to a file of predictions")
-        if not self.run and (self.cells or self.calibration_run):
-            raise ValueError("cells and calibration_run belong to a run")
+        if not self.run and (self.cells or self.columns or self.calibration_run):
+            raise ValueError("cells, columns and calibration_run belong to a run")
         if self.run and not self.cells:
             raise ValueError("a run needs cells, the file of measured cells that it predicts among")
         return self

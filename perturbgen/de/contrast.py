@@ -162,6 +162,19 @@ def contrast_weights(
     return weights
 
 
+def contrast_samples(
+    design: Design, formula: str, *, prefer: str | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """The samples (samples,) of what a contrast adds, and of what it takes away.
+
+    Those of the levels that it names; of another coefficient, those whose column is not zero.
+    """
+    names, sides = _Names(design, prefer), np.zeros((2, len(design.matrix)), dtype=bool)
+    for name, value in _Reader(formula).read().items():
+        sides[int(value < 0)] |= names.samples(name, design.matrix)
+    return sides[0], sides[1]
+
+
 class _Names:
     """What names of contrasts stand for in a design."""
 
@@ -213,6 +226,19 @@ class _Names:
             expected=f'a comparison, such as "{self.factors[factor][-1]} - {reference}"',
             fix=f"compare levels, name a coefficient, or begin the design with ~0 + {factor}",
         )
+
+    def samples(self, name: str, matrix: _Array) -> NDArray[np.bool_]:
+        """The samples that a name stands for."""
+        column, factor = self.find(name)
+        if column >= 0:
+            return np.asarray(matrix[:, column] != 0)
+        factor = factor or self.owners[name.replace("`", "")]
+        own = [
+            self.columns[name]
+            for name, f in self.owners.items()
+            if f == factor and name in self.columns
+        ]
+        return ~(matrix[:, own] != 0).any(axis=1)
 
     def find(self, written: str) -> tuple[int, str]:
         """The column of a name (-1: a reference), and of which factor it is a level, if of one."""

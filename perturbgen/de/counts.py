@@ -63,8 +63,12 @@ class Inputs:
         *,
         layer: str | None = None,
         allow_fractional: bool = False,
+        logs: bool = False,
     ) -> Inputs:
-        """Of an AnnData, which brings its own obs, or a frame beside one; joined by label."""
+        """Of an AnnData, which brings its own obs, or a frame beside one; joined by label.
+
+        ``logs`` are log expressions, of which any finite number is one.
+        """
         values, samples, genes = as_matrix(counts, layer)
         for labels, what in ((samples, "samples"), (genes, "genes")):
             if not labels.is_unique:  # everything is joined by them
@@ -80,6 +84,9 @@ class Inputs:
             raise SchemaError("counts come without obs", expected=wanted)
         # obs is checked first: transposed counts are told as such, not as counts that are no counts
         aligned = _align_obs(obs, samples)
+        if logs:
+            _check_logs(values)
+            return cls(values, genes, aligned)
         _check_counts(values, samples, genes, allow_fractional=allow_fractional)
         _warn_duplicates(values, samples)
         return cls(values, genes, aligned)
@@ -135,6 +142,15 @@ def _check_counts(
             cause="a well without cells",
             fix="drop them before the analysis",
         )
+
+
+def _check_logs(values: _Array) -> None:
+    """Refuse what are not log expressions."""
+    if not values.size or not np.isfinite(values).all():
+        what = "log expressions are empty, or hold a missing or infinite value"
+        raise CountsError(what, fix="fill in or drop those genes; log(x + 1) of zeros")
+    if values.min() >= 0 and values.max() > 100 and (values == np.rint(values)).all():
+        log.warning("the log expressions are whole numbers up to %.0f: counts?", values.max())
 
 
 def _warn_duplicates(values: _Array, samples: pd.Index) -> None:

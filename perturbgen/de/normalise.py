@@ -63,6 +63,26 @@ def norm_factors(
     return factors
 
 
+def log_cpm(
+    counts: pd.DataFrame | _Array,
+    *,
+    sizes: pd.Series | _Array | None = None,
+    norm_factors: pd.Series | _Array | None = None,
+    prior_count: float = 2,
+) -> pd.DataFrame:
+    """log2 counts per million (samples, genes), as edgeR's ``cpm(log = TRUE)``.
+
+    ``prior_count``, in proportion to the library sizes, keeps low counts from varying most.
+    """
+    values, samples, genes = as_matrix(counts)
+    library = values.sum(axis=1) if sizes is None else as_sizes(sizes, samples)
+    if norm_factors is not None:
+        library = library * as_sizes(norm_factors, samples, "norm_factors")
+    prior = prior_count * library / library.mean()
+    found = np.log2((values + prior[:, None]) / (library + 2 * prior)[:, None] * 1e6)
+    return pd.DataFrame(found, samples, genes)
+
+
 def as_sizes(values: pd.Series | _Array, samples: pd.Index, name: str = "sizes") -> _Array:
     """One positive number a sample, (samples,); a series is joined by its labels."""
     given = values.reindex(samples) if isinstance(values, pd.Series) else values

@@ -255,10 +255,12 @@ def _depth_per_cell(samples: AnnData) -> float:
 def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
     """Median over genes of the ratio of variances of log2 CPM, generated to controls.
 
-    Both are freed of the plates' own levels, which are the controls' means.
+    Both are freed of the plates' own levels, which are the controls' means, and set against the
+    counts that a sample has of a gene: a sample of few cells varies more, and vehicle samples have
+    many.
     """
-    mean = np.asarray(controls.X.mean(axis=0)).ravel() if controls.n_obs else np.zeros(0)
-    genes = np.flatnonzero(mean >= _FEWEST_COUNTS)
+    enough = [_mean_counts(samples) >= _FEWEST_COUNTS for samples in (controls, generated)]
+    genes = np.flatnonzero(enough[0] & enough[1])
     # A variance within plates needs two controls on one.
     plates = controls.obs["plate"].astype(str)
     if len(genes) < _FEWEST_GENES or (plates.value_counts() < 2).all():
@@ -268,9 +270,24 @@ def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
     # A plate without controls has no level to be freed of.
     known = ours.index.isin(level.index)
     ours = (ours - level.reindex(ours.index))[known]
-    compound = generated.obs["compound"].astype(str).to_numpy()[known]
-    ratio = _pooled_variance(ours, compound) / _pooled_variance(base, base.index.to_numpy())
+    compound = generated.obs["compound"].astype(str).to_numpy()
+    expected = _expected_counts(generated, genes, compound)[known]
+    own = _pooled_variance(ours, compound[known], expected)
+    plate = base.index.to_numpy()
+    ratio = own / _pooled_variance(base, plate, _expected_counts(controls, genes, plate))
     return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else float("nan")
+
+
+def _mean_counts(samples: AnnData) -> np.ndarray:
+    return np.asarray(samples.X.mean(axis=0)).ravel() if samples.n_obs else np.zeros(samples.n_vars)
+
+
+def _expected_counts(samples: AnnData, genes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Counts (samples, genes) if all samples of a group were alike but for their depth."""
+    counts = pd.DataFrame(sp.csr_array(samples.X)[:, genes].toarray())
+    total = pd.Series(np.asarray(samples.X.sum(axis=1)).ravel(), dtype=float)
+    share = counts.groupby(groups).transform("sum").div(total.groupby(groups).transform("sum"), 0)
+    return share.mul(total, 0).to_numpy()
 
 
 def _log_cpm_by_plate(samples: AnnData, genes: np.ndarray) -> pd.DataFrame:
@@ -280,12 +297,12 @@ def _log_cpm_by_plate(samples: AnnData, genes: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(log_cpm(counts[:, genes].toarray(), total), plates)
 
 
-def _pooled_variance(values: pd.DataFrame, groups: np.ndarray) -> np.ndarray:
-    """Variance (genes,) within groups of rows (samples, genes), pooled."""
+def _pooled_variance(values: pd.DataFrame, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted variance (genes,) within groups of rows (samples, genes), pooled."""
     table = values.to_numpy()
     codes, names = pd.factorize(groups)
     freedom = len(table) - len(names)
     if freedom <= 0:
         return np.full(table.shape[1], np.nan)
     means = pd.DataFrame(table).groupby(codes).mean().to_numpy()
-    return ((table - means[codes]) ** 2).sum(axis=0) / freedom
+    return (weights * (table - means[codes]) ** 2).sum(axis=0) / freedom

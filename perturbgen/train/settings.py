@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -288,11 +289,19 @@ class RunSettings(LoopSettings):
         found = super().load(path, **options)
         return found if path is None else found._beside(Path(path).parent)
 
+    def columns_of(self, path: Path) -> Path | None:
+        """The column map that a file is read with, if it is the one that is trained on."""
+        same = path.resolve() == self.data.path.resolve()
+        return self.data.columns if same else None
+
     def _beside(self, folder: Path) -> Self:
         """With the paths of files that lie in ``folder``, whatever the working directory is."""
 
         def near(path: Path | None) -> Path | None:
-            return folder / path if path is not None and (folder / path).exists() else path
+            # Absolute: the run is asked from other working directories than it was trained in.
+            if path is None or not (folder / path).exists():
+                return path
+            return Path(os.path.abspath(folder / path))
 
         files = {name: near(getattr(self.data, name)) for name in ("path", "split", "columns")}
         conditions = {

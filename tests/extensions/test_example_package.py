@@ -102,7 +102,7 @@ def test_it_shows_up_in_a_comparison(
     wanted = "cell_type,compound\n" + "".join(f"B cells,{name}\n" for name in COMPOUNDS)
     Path("wanted.csv").write_text(wanted)
     with without_pictures():
-        assert _run(["train", "train.toml", "--accelerator", "cpu"]) == 0
+        assert _run(["train", "train.toml", "--device", "cpu"]) == 0
     [run] = Path("runs").glob("0001-*")
     assert 'kind = "free_bits"' in (run / "config.toml").read_text()
     steps = ["pseudobulk", "everything.h5ad", "--out", "bulk.h5ad"]
@@ -188,7 +188,7 @@ def test_a_model_that_fails_in_training_is_named(
     module.write_text(module.read_text().replace("clamp(min=self.free)", "clump(min=self.free)"))
     make_cells().write_h5ad("released.h5ad")
     Path("train.toml").write_text(TRAIN)
-    assert _run(["train", "train.toml", "--accelerator", "cpu"]) == 1
+    assert _run(["train", "train.toml", "--device", "cpu"]) == 1
     said = capsys.readouterr().err
     assert "ExtensionError: the model 'free_bits' (perturbgen_example:FreeBits)" in said
     assert "has no attribute 'clump' (perturbgen_example.py, line" in said
