@@ -70,6 +70,7 @@ class Scores:
             for row in rows[:shown]
         ]
         more = [f"  and {len(rows) - shown} more"] if len(rows) > shown else []
+        more += [f"  {note}" for note in text.notes()]
         head = f"Scores of {len(rows)} methods on {self.card.scores.shape[1]:,} conditions"
         return "\n".join([f"{head} x {self.truth.shape[1]:,} genes", *lines, *more])
 
@@ -93,6 +94,12 @@ def score(
     predictions say nothing of. ``layer`` is that of AnnData; ``options`` are those of
     :func:`perturbgen.evaluate.scorecard`: ``positive``, ``metrics``, ``headline``, ``rows``, ...
     """
+    if not isinstance(predictions, Mapping):
+        raise SchemaError(
+            f"the predictions are a {type(predictions).__name__}",
+            expected="a dict of names and tables",
+            fix="pg.score(truth, {'mine': table, 'additive': ...})",
+        )
     read = _Reader(statistic, layer)
     measured = read.table(truth, "the truth")
     tables: dict[str, pd.DataFrame] = {}
@@ -112,12 +119,11 @@ def score(
         options = {"reference": known.mean(), **options}
     for name, baseline in fitted.items():
         tables[name] = _fitted(baseline, known, measured, smiles, seed)
-    if "compound" in measured.index.names:
-        # Conditions of one compound are no independent witnesses.
-        options = {"clusters": "compound", **options}
     order = [name for name, _ in _flat(predictions)]
     tables = {name: tables[name] for name in order}
-    card = scorecard(measured, tables, baselines=list(fitted), seed=seed, **options)
+    # Of the package alone: what somebody else names by module:Class is a method of theirs.
+    ours = [name for name, baseline in fitted.items() if find_baseline(baseline).is_bar]
+    card = scorecard(measured, tables, baselines=ours, seed=seed, **options)
     return Scores(card, measured, tables)
 
 

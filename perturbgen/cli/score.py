@@ -49,6 +49,10 @@ def _score_predictions(
     metrics: Annotated[
         str | None, typer.Option(help="Metrics, separated by commas (default: all).")
     ] = None,
+    headline: Annotated[
+        str | None,
+        typer.Option(help="Metrics whose mean ranks (default: those no rescaling moves)."),
+    ] = None,
     negative: Annotated[
         str, typer.Option(help="Negative controls, separated by commas.")
     ] = "zeros",
@@ -62,14 +66,16 @@ def _score_predictions(
         str, typer.Option(help="exact, truth (a prediction may have more) or intersection.")
     ] = "exact",
     rows: Annotated[str, typer.Option(help="exact, truth or intersection.")] = "exact",
+    missing: Annotated[
+        str, typer.Option(help="Missing predictions: refuse, or zeros (count them as 0).")
+    ] = "refuse",
     strata: Annotated[
         Path | None,
         typer.Option(help="CSV of cell_type, compound and columns to stratify by, e.g. n_cells."),
     ] = None,
     clusters: Annotated[
-        str | None,
-        typer.Option(help="Resample conditions of one compound (or any column) together."),
-    ] = None,
+        str, typer.Option(help="Column whose equals are resampled together; none: each condition.")
+    ] = "compound",
     layout: Annotated[
         str | None, typer.Option(help="Column of --strata that says where each was measured.")
     ] = None,
@@ -126,11 +132,13 @@ def _score_predictions(
         positive=positive,
         baselines=listed(baseline),
         conditions=_read_conditions(strata) if strata else None,
-        clusters=clusters,
+        clusters=None if clusters == "none" else clusters,
         layout=layout,
         metrics=listed(metrics) or None,
+        headline=listed(headline) or None,
         genes=genes,  # type: ignore[arg-type]
         rows=rows,  # type: ignore[arg-type]
+        missing=missing,  # type: ignore[arg-type]
         level=level,
         adjust=not raw_p,
         reference=mean,
@@ -186,13 +194,15 @@ def _show_card(card: Scorecard, *, as_json: bool) -> None:
         show_table([text.record()], as_json=True)
         return
     show_table(text.headline_records(), title=text.headline_note())
+    say(text.describe())
     means = card.overall.table.pivot(index="metric", columns="method", values="value")
     order = card.ranking["method"].tolist()
+    titles = text.titles()
     shown = []
     for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True):
         arrow, ranges = "↑" if metric.higher_is_better else "↓", "yes" if ranks else "no"
         values = {name: float(means.loc[metric.name, name]) for name in order}
-        shown.append({"metric": metric.title, "": arrow, "range": ranges} | values)
+        shown.append({"metric": titles[metric.name], "": arrow, "range": ranges} | values)
     show_table(shown, title=f"means over {card.scores.shape[1]} conditions")
 
 
@@ -302,6 +312,8 @@ def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
     times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
     rows = [row | times[row["method"]] for row in text.headline_records()]
     show_table(rows, title=text.headline_note())
+    for note in [*found.tested, text.describe()]:
+        say(note)
     states = found.jobs["state"].value_counts()
     counts = [f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states]
     say(f"jobs: {', '.join(counts)}")

@@ -325,7 +325,13 @@ def _de(
     few = int((~table.enough(min_cells)).sum())
     title += f"; {few} conditions of fewer than {min_cells} cells are not listed" if few else ""
     if verify is None:
-        show_table(table.strongest(_LISTED, min_cells=min_cells), title=title, as_json=as_json)
+        rows = table.strongest(_LISTED, min_cells=min_cells)
+        show_table(rows, title=title, as_json=as_json)
+        if not as_json and any(row.get("slants") for row in rows):
+            say(
+                "slants: the median log2 fold change of the best expressed third of the genes less "
+                "that of the least; significance is then more of the sample than of the compound"
+            )
     if out is not None:
         table.write(out)
     if plots is not None:

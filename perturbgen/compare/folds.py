@@ -44,6 +44,26 @@ class Fold:
         return pd.DataFrame({"part": self.part, **seen}, labels)
 
     @classmethod
+    def tested(
+        cls, splits: Mapping[str, SplitSettings], folds: list[Fold], index: pd.MultiIndex
+    ) -> list[str]:
+        """How many conditions are tested, where a split tests those of sparse cell types alone."""
+        said = []
+        for name, split in splits.items():
+            own = [fold for fold in folds if fold.split == name]
+            rows = np.unique(np.concatenate([fold.test for fold in own]))
+            types = sorted(index[rows].get_level_values("cell_type").unique())
+            every = index[np.unique(np.concatenate([own[0].test, own[0].train]))]
+            others = every.get_level_values("cell_type").nunique() - len(types)
+            if split.kind == "compounds" and split.targets is None and others:
+                said.append(
+                    f"{len(rows)} of {len(every)} conditions are tested: those of "
+                    f"{shorten(types)}, measured with less than half of the compounds, which is "
+                    f"where predictions are wanted (splits.{name}.targets names other cell types)."
+                )
+        return said
+
+    @classmethod
     def all(
         cls, splits: Mapping[str, SplitSettings], book: Book, data: TableSettings
     ) -> list[Fold]:
@@ -138,7 +158,15 @@ def _withheld_compounds(name: str, split: SplitSettings, book: Book) -> list[Fol
     rows = _eligible(split, book)
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
-    found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
+    try:
+        found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
+    except SchemaError as error:
+        way = 'kind = "cell_types" withholds one cell type at a time'
+        raise SchemaError(
+            f"split {name!r}: {error.what}",
+            expected=error.expected,
+            fix=f"{error.fix}; or {way}" if error.fix else f"{way} (splits.{name})",
+        ) from None
     return [_without(name, fold, rows, index.isin(out)) for fold, out in found.items()]
 
 

@@ -21,7 +21,7 @@ from perturbgen.compare.tables import read_effects
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash, package_version
 from perturbgen.data import read_h5ad, read_smiles
-from perturbgen.evaluate import METRICS, choose_metrics, interpolated_duplicate
+from perturbgen.evaluate import METRICS, interpolated_duplicate
 
 if TYPE_CHECKING:
     from perturbgen.predict import PredictSettings, RunFiles
@@ -121,7 +121,7 @@ class Method:
 def extensions_of(settings: CompareSettings) -> list[str]:
     """The baselines and metrics of other packages in a comparison, and where they are from."""
     asked = settings.score
-    chosen = choose_metrics(asked.metrics, reference=True, layout=bool(asked.layout))
+    chosen = asked.chosen(layout=bool(asked.layout))
     named = [spec.baseline for spec in settings.all_methods.values() if spec.baseline]
     found = [find_baseline(name).extension for name in named]
     found += [METRICS.extension(metric.name) for metric in chosen if metric.code]

@@ -3,6 +3,7 @@
 from perturbgen.core.h5ad import write_h5ad
 from perturbgen.data.aggregate import groups_of, layout_of, pseudobulk
 from perturbgen.data.backing import SparseRows
+from perturbgen.data.column_names import name_rank
 from perturbgen.data.covariates import (
     CovariateEncoder,
     complete,

@@ -166,7 +166,9 @@ def test_a_metric_that_is_asked_for_and_broken_ends_a_comparison_before_it_begin
     installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = installed / "perturbgen_example.py"
-    module.write_text(module.read_text().replace("return (agreement + 1) / 2", "return agreement"))
+    module.write_text(
+        module.read_text().replace("strongest.sum(axis=1) + 1) / 2", "strongest.sum(axis=1))")
+    )
     index = pd.MultiIndex.from_product([["A", "B", "C"], list("xyz")])
     labels = index.set_names(["cell_type", "sm_name"])
     table = pd.DataFrame(np.arange(9.0)[:, None], labels, ["g1"])
