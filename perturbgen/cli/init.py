@@ -11,11 +11,11 @@ import typer
 from perturbgen.cli.init_files import seen_obs, texts
 from perturbgen.cli.options import Force, Json, Layer, Vehicle
 from perturbgen.core.console import say, show_table
-from perturbgen.core.errors import InputError
+from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import require_file, require_writable, staged
 
 if TYPE_CHECKING:
-    from perturbgen.data.guess import Guesses
+    from perturbgen.data.guess import Guess, Guesses
     from perturbgen.data.survey import Survey
 
 _COLUMNS: Final = ("cell_type", "compound", "sample", "batch", "donor", "dose")
@@ -76,7 +76,8 @@ def _init(
     given = dict(zip(_COLUMNS, (cell_type, compound, sample, batch, donor, dose), strict=True))
     given["plate"] = given.pop("batch")
     guesses = Guesses.of(survey, vehicle=vehicle, **given)
-    if sys.stdin.isatty() and not yes and not as_json:
+    # both: a question that goes into a file is not seen
+    if sys.stdin.isatty() and sys.stdout.isatty() and not yes and not as_json:
         guesses = _asked(survey, guesses, {**given, "vehicle": vehicle})
     files = texts(survey, guesses, where, folder)
     with staged(folder) as part:
@@ -111,19 +112,29 @@ def _layer_of(survey: Survey, asked: str | None) -> tuple[str | None, str]:
 
 
 def _asked(survey: Survey, guesses: Guesses, given: dict[str, str | None]) -> Guesses:
-    """The guesses, after those that are not sure were asked."""
-    from perturbgen.data.guess import Guesses
+    """The guesses, after those that are not sure were asked, one after the other.
 
-    unsure = {name: guess for name, guess in guesses.columns.items() if not guess.sure}
-    if guesses.vehicle is not None and not guesses.vehicle.sure:
-        unsure["vehicle"] = guesses.vehicle
-    if not unsure:
-        return guesses
-    answers = {
-        name: typer.prompt(f"{name}: {guess.why}. Which", default=guess.value)
-        for name, guess in unsure.items()
-    }
-    return Guesses.of(survey, **{**given, **answers})
+    An answer changes what is guessed next: another column of perturbations has other controls. One
+    that fits nothing is asked again, for what was answered before it would be lost.
+    """
+    while (found := _doubtful(guesses)) is not None:
+        name, guess = found
+        say(f"{name} may be {guess.value}: {guess.why}")
+        what = "its value" if name == "vehicle" else "its column"
+        answer = typer.prompt(f"Enter if so, or {what}", default=guess.value, show_default=False)
+        try:
+            guesses = type(guesses).of(survey, **{**given, name: answer})
+        except SchemaError as error:
+            say(str(error))
+            continue
+        given = {**given, name: answer}
+    return guesses
+
+
+def _doubtful(guesses: Guesses) -> tuple[str, Guess] | None:
+    """The first guess that is not sure; the control comes last, since it is a value of a column."""
+    known = [*guesses.columns.items(), ("vehicle", guesses.vehicle)]
+    return next(((name, one) for name, one in known if one is not None and not one.sure), None)
 
 
 def _notes(survey: Survey, guesses: Guesses, folder: Path) -> list[str]:
