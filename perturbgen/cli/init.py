@@ -175,9 +175,9 @@ def _notes(survey: Survey, guesses: Guesses, folder: Path) -> list[str]:
         )
     if not (folder / "split.csv").exists():
         notes.append(
-            "No compound was measured in two cell types: none can be withheld and predicted from "
-            "the others. conditions.csv has conditions that the model is trained on: a score of "
-            "them says how well it remembers."
+            "No compound was measured in two cell types, and no combination beside its parts: none "
+            "can be withheld and predicted. conditions.csv has conditions that the model is "
+            "trained on: a score of them says how well it remembers."
         )
     return notes
 

@@ -71,6 +71,9 @@ def _withheld(obs: pd.DataFrame, guesses: Guesses) -> tuple[pd.DataFrame, str | 
     sizes = sizes.set_axis([*CONDITION, "cells"], axis=1)
     treated = sizes[sizes["compound"] != vehicle].sort_values(list(CONDITION))
     shared = treated[treated["compound"].duplicated(keep=False)]
+    if shared.empty and len(pairs := _known_pairs(treated, vehicle)):
+        # A combination can be predicted where each part was measured alone.
+        return _split_off(pairs, sizes)
     if shared.empty:
         # half of them at the most: the others say how far to trust the model
         most = min(_SHOWN, max(1, len(treated) // 2))
@@ -80,7 +83,15 @@ def _withheld(obs: pd.DataFrame, guesses: Guesses) -> tuple[pd.DataFrame, str | 
     several = shared[shared["cell_type"].map(treated["cell_type"].value_counts()) > 1]
     shared = several if len(several) else shared
     totals = shared.groupby("cell_type")["cells"].sum().sort_values()
-    own = shared[shared["cell_type"] == totals.index[len(totals) // 2]]
+    return _split_off(shared[shared["cell_type"] == totals.index[len(totals) // 2]], sizes)
+
+
+def _split_off(own: pd.DataFrame, sizes: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A quarter of some conditions, and the split that withholds them."""
+    import pandas as pd
+
+    from perturbgen.core.tables import CONDITION
+
     step = round(1 / _WITHHELD)
     chosen = own[own["compound"].rank(method="first") % step == (1 if len(own) < step else 0)]
     labels = pd.MultiIndex.from_frame(sizes[list(CONDITION)])
@@ -125,6 +136,15 @@ def _comparison(survey: Survey, obs: pd.DataFrame, folder: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _known_pairs(treated: pd.DataFrame, vehicle: str | None) -> pd.DataFrame:
+    """Those of combinations whose parts were each measured alone."""
+    from perturbgen.data import parts_of_label
+
+    parts = [parts_of_label(str(name), vehicle) for name in treated["compound"]]
+    alone = {own[0] for own in parts if len(own) == 1}
+    return treated[[len(own) > 1 and set(own) <= alone for own in parts]]
+
+
 def _split_text(labels: pd.MultiIndex, hidden: np.ndarray) -> str:
     """A split file of conditions."""
     from tempfile import TemporaryDirectory
@@ -137,7 +157,9 @@ def _split_text(labels: pd.MultiIndex, hidden: np.ndarray) -> str:
     parts = pd.Series(np.where(hidden, "test", "train").astype(object), labels)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "split.csv"
-        Split(parts.sort_index(), "conditions that other cell types have").write(path)
+        Split(
+            parts.sort_index(), "conditions whose compounds, or parts, are known elsewhere"
+        ).write(path)
         return path.read_text(encoding="utf-8")
 
 
