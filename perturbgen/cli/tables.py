@@ -40,6 +40,7 @@ _OPTIONS = {
     _Kind.KAGGLE: ("public",),
     _Kind.CALIBRATION: ("conditions", "fraction"),
 }
+_LISTED = 12  # contrasts, of how many there are
 _NEEDED = {_Kind.LEAVE_OUT: ("column", "value"), _Kind.CALIBRATION: ("conditions",)}
 _CALIBRATION = {"share": 0.5, "validation": 0.1}  # of the known compounds, and of the other cells
 
@@ -231,8 +232,8 @@ def _de(
     treat: Annotated[
         float | None, typer.Option(metavar="LFC", help="Test log2 fold changes beyond this.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML: design, group, ..., and a table of contrasts.")
+    analysis: Annotated[
+        Path | None, typer.Option(help="TOML of the design and a table of its contrasts.")
     ] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
     trend: Annotated[
@@ -283,7 +284,7 @@ def _de(
     Example: [bold]perturbgen de sums.h5ad --design "~0 + {group} + donor" --contrast
     "ab=drugA - drugB" --contrast "mean=(drugA + drugB)/2 - DMSO" --treat 0.5[/bold]
     """
-    from perturbgen.cli.de import make_table, read_span, verify_backends, with_config
+    from perturbgen.cli.de import make_table, read_span, verify_backends, with_analysis
     from perturbgen.core.h5ad import open_h5ad
     from perturbgen.core.system import choose_device
     from perturbgen.data import take_layer
@@ -310,7 +311,7 @@ def _de(
         "rename_plates": not keep_plates,
     }
     device = choose_device(device) if device == "auto" else device
-    options, wanted, treat = with_config(config, options, contrast or (), treat)
+    options, wanted, treat = with_analysis(analysis, options, contrast or (), treat)
     options |= {"wanted": wanted, "treat": treat}
     adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:
@@ -320,10 +321,11 @@ def _de(
     started = time.perf_counter()
     table = make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
+    title += f", the strongest {_LISTED} listed" if len(table.conditions) > _LISTED else ""
     few = int((~table.enough(min_cells)).sum())
     title += f"; {few} conditions of fewer than {min_cells} cells are not listed" if few else ""
     if verify is None:
-        rows = table.strongest(12, min_cells=min_cells)
+        rows = table.strongest(_LISTED, min_cells=min_cells)
         show_table(rows, title=title, as_json=as_json)
         if not as_json and any(row.get("slants") for row in rows):
             say(

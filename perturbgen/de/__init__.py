@@ -17,6 +17,7 @@ from perturbgen.de.moderated import Moderated
 from perturbgen.de.normalise import filter_by_expr, log_cpm, norm_factors, tmm_factors
 from perturbgen.de.plan import usual_design
 from perturbgen.de.quality import array_weights
+from perturbgen.de.sets import camera, fry, read_gmt, roast
 from perturbgen.de.table import DETable, labelled, read_de_table
 from perturbgen.de.tails import log_p_t
 from perturbgen.de.weighting import voom

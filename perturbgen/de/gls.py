@@ -23,7 +23,7 @@ class BlockedSolver(Solver):
     def __init__(self, design: Design, codes: NDArray[np.intp], correlation: float) -> None:
         super().__init__(design)
         require_correlation(correlation, codes)
-        self.correlation = correlation
+        self.correlation, self.blocks = correlation, codes
         # in the order of the blocks, sums within them are one pass over the rows
         self._order = np.argsort(codes, kind="stable")
         ordered = codes[self._order]
@@ -42,6 +42,12 @@ class BlockedSolver(Solver):
         """C^-1/2 of values (any, samples in the order of blocks, columns)."""
         sums = np.add.reduceat(values, self._starts, axis=1) * self._beyond[:, None]
         return np.asarray(values * self._within + sums[:, self._own])
+
+    def correlations(self) -> _Array:
+        """C (samples, samples)."""
+        found = np.where(self.blocks[:, None] == self.blocks, self.correlation, 0.0)
+        np.fill_diagonal(found, 1)
+        return found
 
     def unweighted(self, y: _Array) -> tuple[_Array, _Array]:
         """Coefficients of D (groups, genes) and of Q (q, genes), of equal weights."""

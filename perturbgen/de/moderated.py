@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import pandas as pd
@@ -25,12 +25,31 @@ from perturbgen.de.table import DETable
 from perturbgen.de.tails import log_p_beyond, log_p_f, log_p_t
 
 if TYPE_CHECKING:
-    from perturbgen.de.linear import LinearFit
+    from perturbgen.de.design import Design
     from perturbgen.de.moderate import Moderation
+    from perturbgen.de.voom import LogCounts
 
 _Array = NDArray[np.float64]
 _LOG_10 = np.log(10.0)
 _INTERCEPT = "(Intercept)"
+
+
+class _Asked(Protocol):
+    """What is needed of a fit: its contrasts, and what they share."""
+
+    @property
+    def design(self) -> Design: ...
+    @property
+    def logs(self) -> LogCounts: ...
+    @property
+    def genes(self) -> pd.Index: ...
+    @property
+    def names(self) -> tuple[str, ...]: ...
+    @property
+    def ave_expr(self) -> pd.Series: ...
+    @property
+    def correlations(self) -> _Array: ...
+    def conditions(self) -> pd.DataFrame: ...
 
 
 @dataclass(frozen=True)
@@ -42,7 +61,7 @@ class Moderated:
     fold change that ``treat`` was given.
     """
 
-    fit: LinearFit = field(repr=False)
+    fit: _Asked = field(repr=False)
     logfc: pd.DataFrame
     t: pd.DataFrame
     se: pd.DataFrame
@@ -56,7 +75,7 @@ class Moderated:
     @classmethod
     def of(
         cls,
-        fit: LinearFit,
+        fit: _Asked,
         effects: _Array,
         unscaled: _Array,
         moderation: Moderation,

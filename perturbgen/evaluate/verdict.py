@@ -34,12 +34,18 @@ class Verdict:
                 "Nobody can be ranked: on no metric of the headline do the controls differ by "
                 "more than chance."
             ]
-        parts = [
-            _who(ranked, self.card),
-            self._next(ranked),
-            self._metrics(_champion(ranked).method),
-        ]
-        return [part for part in (*parts, *self._effects()) if part]
+        best = _champion(ranked)
+        first = [_who(ranked, self.card), *self._effects(), self._above(best.value)]
+        return [part for part in (*first, self._next(ranked), self._metrics(best.method)) if part]
+
+    def _above(self, value: float) -> str:
+        """What it means to be better than a second measurement, where something is."""
+        if self.card.positive is None or not value > 1:
+            return ""
+        return (
+            f"To stand above 1 is not to know more than {self.card.positive} does: where few genes "
+            "respond, its own noise counts against it."
+        )
 
     def effects(self) -> list[dict[str, Any]]:
         """A record for each level of effect size, the strongest first; none without strata."""
