@@ -168,7 +168,9 @@ def _evaluate(
             help="Only the run's cells of this part: train, validation, or another of its split."
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Importance samples a cell.")
+    ] = 128,
     out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
     plots: Annotated[
         Path | None, typer.Option(help="A page (.html) of real beside generated cells.")
