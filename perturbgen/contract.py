@@ -48,7 +48,8 @@ def breaches(extension: Extension) -> list[str]:
                 _CATALOGUES[extension.kind].extension(extension.name)  # told where names clash
                 found.extend(_TRIALS[extension.kind](extension))
         except PerturbgenError as error:  # what goes on after it cannot be tried
-            found.append(error.what.removeprefix(f"{extension} "))
+            said = error.what.removeprefix(f"{extension} ")
+            found.append(f"{said}; expected: {error.expected}" if error.expected else said)
     if printed.getvalue().strip():
         first = printed.getvalue().strip().partition("\n")[0]
         found.append(f"prints ({first[:60]!r}): logging.getLogger(__name__) is for that")
@@ -86,15 +87,31 @@ def _looks_like(extension: Extension) -> str:
     if isinstance(found, Metric):
         return "metric"
     if isinstance(found, type):
-        return "model" if issubclass(found, LatentModel) else "baseline"
+        if issubclass(found, LatentModel):
+            return "model"
+        if _predicts(found):
+            return "baseline"
+        raise extension.broken("is a class of no kind that is known", expected=_EXPECTED)
     if callable(found):  # a function that makes one of them
         with extension.blamed("cannot be called"):
-            return "metric" if isinstance(found(), Metric) else "baseline"
-    raise extension.broken(
-        f"is of type {type(found).__name__}", expected="a LatentModel, a Metric or a predictor"
-    )
+            made = found()
+        if isinstance(made, Metric):
+            return "metric"
+        if _predicts(made):
+            return "baseline"
+        raise extension.broken(f"makes a {type(made).__name__}", expected=_EXPECTED)
+    raise extension.broken(f"is of type {type(found).__name__}", expected=_EXPECTED)
 
 
+def _predicts(found: Any) -> bool:
+    return all(callable(getattr(found, name, None)) for name in ("fit", "predict"))
+
+
+_EXPECTED: Final = (
+    "a subclass of perturbgen.models.LatentModel (a torch Module alone is not one), a "
+    "perturbgen.evaluate.Metric, or a baseline: a class with fit(train, *, rng) and "
+    "predict(conditions)"
+)
 _TRIALS: Final[dict[str, Callable[[Extension], Iterator[str]]]] = {
     "model": model_breaches,
     "metric": lambda extension: metric_breaches(METRICS[extension.name]),

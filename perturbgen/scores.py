@@ -6,7 +6,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
@@ -14,16 +15,31 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
+from scipy import sparse
 
 from perturbgen.baselines import REGISTRY, find_baseline, make
-from perturbgen.core.errors import SchemaError, shorten
+from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten, suggest
 from perturbgen.core.tables import CONDITION
-from perturbgen.evaluate import Scorecard, ScorecardText, report_page, scorecard
+from perturbgen.evaluate import (
+    METRICS,
+    VCC2026,
+    Groups,
+    MeasuredCells,
+    Metric,
+    Scorecard,
+    ScorecardText,
+    choose_metrics,
+    report_page,
+    scorecard,
+)
 
 if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.de import DETable
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -54,6 +70,7 @@ class Scores:
             for row in rows[:shown]
         ]
         more = [f"  and {len(rows) - shown} more"] if len(rows) > shown else []
+        more += [f"  {note}" for note in text.notes()]
         head = f"Scores of {len(rows)} methods on {self.card.scores.shape[1]:,} conditions"
         return "\n".join([f"{head} x {self.truth.shape[1]:,} genes", *lines, *more])
 
@@ -77,6 +94,12 @@ def score(
     predictions say nothing of. ``layer`` is that of AnnData; ``options`` are those of
     :func:`perturbgen.evaluate.scorecard`: ``positive``, ``metrics``, ``headline``, ``rows``, ...
     """
+    if not isinstance(predictions, Mapping):
+        raise SchemaError(
+            f"the predictions are a {type(predictions).__name__}",
+            expected="a dict of names and tables",
+            fix="pg.score(truth, {'mine': table, 'additive': ...})",
+        )
     read = _Reader(statistic, layer)
     measured = read.table(truth, "the truth")
     tables: dict[str, pd.DataFrame] = {}
@@ -96,13 +119,121 @@ def score(
         options = {"reference": known.mean(), **options}
     for name, baseline in fitted.items():
         tables[name] = _fitted(baseline, known, measured, smiles, seed)
-    if "compound" in measured.index.names:
-        # Conditions of one compound are no independent witnesses.
-        options = {"clusters": "compound", **options}
     order = [name for name, _ in _flat(predictions)]
     tables = {name: tables[name] for name in order}
-    card = scorecard(measured, tables, baselines=list(fitted), seed=seed, **options)
+    # Of the package alone: what somebody else names by module:Class is a method of theirs.
+    ours = [name for name, baseline in fitted.items() if find_baseline(baseline).is_bar]
+    card = scorecard(measured, tables, baselines=ours, seed=seed, **options)
     return Scores(card, measured, tables)
+
+
+def score_cells(
+    prediction: AnnData,
+    truth: AnnData,
+    *,
+    perturbation: str,
+    control: str,
+    metrics: str | Sequence[str] = "vcc2026",
+) -> pd.DataFrame:
+    """Score generated cells of raw counts as the Virtual Cell Challenge 2026 does.
+
+    Columns ``perturbation`` (empty for a value of all together), ``metric``, ``value``; NaN where a
+    metric says nothing of a perturbation. ``perturbation`` is the column of obs that names it,
+    ``control`` its value for control cells: the measured ones are the control of both sides.
+    ``metrics`` are names, ``vcc2026`` for the six of the challenge or ``all``.
+    """
+    measured, predicted = read_cells(prediction, truth, perturbation=perturbation, control=control)
+    return measured.panel(predicted).scores(count_metrics(metrics))
+
+
+def read_cells(
+    prediction: AnnData, truth: AnnData, *, perturbation: str, control: str
+) -> tuple[MeasuredCells, Groups]:
+    """Both sides, joined by the names of genes and perturbations, or an error that names them."""
+    measured = measured_cells(truth, perturbation=perturbation, control=control)
+    labels = _labels(prediction, perturbation, "the prediction")
+    found, wanted = set(labels.tolist()) - {control}, set(measured.names)
+    if found != wanted:
+        raise SchemaError(
+            f"perturbations are not the measured ones: {_apart_said(found, wanted)}",
+            expected=f"cells of each of the {len(wanted)} perturbations of the truth",
+        )
+    genes = prediction.var_names.astype(str)
+    if sorted(genes) != measured.genes.tolist():
+        said = _apart_said(set(genes), set(measured.genes.tolist()))
+        raise SchemaError(
+            f"the prediction's genes are not the measured ones: {said or 'some are there twice'}",
+            expected="the same genes, in any order",
+        )
+    counts = _counts(prediction, "the prediction")[:, genes.get_indexer(measured.genes)]
+    if control in set(labels.tolist()):
+        log.info("the prediction's control cells are not used: the measured ones are")
+    return measured, Groups.of(counts, labels, measured.names)
+
+
+def _apart_said(found: set[str], wanted: set[str]) -> str:
+    """What one of two sets lacks, and what it has more."""
+    said = {"lacks": sorted(wanted - found), "has beside them": sorted(found - wanted)}
+    return ", ".join(f"it {what} {len(one)}: {shorten(one)}" for what, one in said.items() if one)
+
+
+def measured_cells(truth: AnnData, *, perturbation: str, control: str) -> MeasuredCells:
+    """Measured counts with their labels, checked; genes by name."""
+    labels = _labels(truth, perturbation, "the truth")
+    known = sorted(set(labels.tolist()))
+    if control not in known:
+        raise SchemaError(
+            f"no cell of the truth has {perturbation} = {control!r}",
+            expected=f"control cells; there are {shorten(known)}",
+            fix=suggest(control, known),
+        )
+    if len(known) < 2:
+        raise SchemaError(f"all cells of the truth are {control!r}: there is nothing to predict")
+    genes = truth.var_names.astype(str)
+    if not genes.is_unique:
+        raise SchemaError(f"genes twice: {shorten(genes[genes.duplicated()])}")
+    order = np.argsort(genes.to_numpy(), kind="stable")
+    counts = _counts(truth, "the truth")[:, order]
+    return MeasuredCells(counts, labels, control, genes.to_numpy()[order])
+
+
+def count_metrics(metrics: str | Sequence[str]) -> list[Metric]:
+    """Metrics of raw counts by their names, or a family of them."""
+    families = {"vcc2026": VCC2026, "all": None}
+    names = [metrics] if isinstance(metrics, str) else metrics
+    known = [*families, *(metric.name for metric in choose_metrics(None, counts=True))]
+    for name in names:
+        if name not in METRICS and name not in families:
+            raise ConfigError(f"no metric {name!r} of raw counts: {suggest(name, known)}")
+    return choose_metrics(families.get(names[0], names), counts=True)
+
+
+def _labels(cells: AnnData, column: str, name: str) -> NDArray[np.str_]:
+    if column not in cells.obs:
+        raise SchemaError(
+            f"{name} has no column {column!r} in obs",
+            expected=f"the column that names perturbations; there are {shorten(cells.obs.columns)}",
+            fix=suggest(column, list(map(str, cells.obs.columns))),
+        )
+    labels = cells.obs[column]
+    if labels.isna().any():
+        raise SchemaError(f"{int(labels.isna().sum())} cells of {name} have no {column}")
+    return labels.astype(str).to_numpy(dtype=np.str_)
+
+
+def _counts(cells: AnnData, name: str) -> sparse.csr_array:
+    if cells.X is None:
+        raise SchemaError(f"{name} has no X", expected="raw counts in X")
+    values = sparse.csr_array(cells.X)
+    wrong = ~np.isfinite(values.data) | (values.data < 0) | (values.data != np.floor(values.data))
+    if wrong.any():
+        raise CountsError(
+            f"{name} holds {int(wrong.sum()):,} values that are no counts, such as "
+            f"{values.data[wrong][0]:g}",
+            expected="raw counts: whole numbers, 0 or more",
+            fix="give the counts from before normalisation",
+        )
+    return values
 
 
 def _flat(predictions: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

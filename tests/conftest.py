@@ -151,9 +151,10 @@ def kaggle(tmp_path: Path) -> KaggleFolder:
 
 @pytest.fixture(autouse=True)
 def _logging_as_it_was() -> Iterator[None]:
-    """Commands set the package's logger up; no test sees what another one set."""
-    logger = logging.getLogger("perturbgen")
-    before = logger.level, logger.handlers[:]
+    """Commands set the package's logger up; no test sees what another one, or a fixture of a
+    module before it, set.
+    """
     yield
-    logger.setLevel(before[0])
-    logger.handlers[:] = before[1]
+    logger = logging.getLogger("perturbgen")
+    logger.setLevel(logging.NOTSET)
+    logger.handlers.clear()

@@ -137,3 +137,68 @@ def test_the_report_and_what_is_shown(
     lines = repr(found).splitlines()
     assert lines[0] == "Scores of 3 methods on 4 conditions x 120 genes"
     assert lines[1].split()[:2] == ["1", "mine"]
+
+
+OWN = """
+import numpy as np
+import pandas as pd
+from perturbgen.evaluate import Metric
+
+class Ridge:
+    random = False
+    def fit(self, train, *, rng):
+        self.mean = train.mean()
+        return self
+    def predict(self, conditions):
+        return pd.DataFrame([self.mean] * len(conditions), conditions)
+
+SIGNS = Metric("signs", "Signs", "Share of genes that go the right way.",
+               lambda t: (np.sign(t.truth.values) == np.sign(t.prediction.values)).mean(axis=1),
+               "a half", higher_is_better=True, high=1, scale_free=True)
+"""
+
+
+def test_what_somebody_else_brings_is_a_method(
+    measured: pd.DataFrame, mine: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An own method, named module:Class, had the role of a baseline."""
+    monkeypatch.chdir(tmp_path)
+    Path("brought_scores.py").write_text(OWN)
+    asked = {"table": mine, "mine": "brought_scores:Ridge", "additive": ..., "top": "ground_truth"}
+    card = pg.score(measured, asked, resamples=5).card
+    roles = {name: card.role(name) for name in asked}
+    assert roles == {"mine": "method", "additive": "baseline", "table": "method", "top": "method"}
+
+
+def test_a_headline_of_an_own_metric_is_computed_and_one_outside_is_told(
+    measured: pd.DataFrame, mine: pd.DataFrame, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the default metrics the headline was an empty line."""
+    monkeypatch.chdir(tmp_path)
+    Path("brought_headline.py").write_text(OWN)
+    own = "brought_headline:SIGNS"
+    found = pg.score(measured, {"mine": mine, "a": "additive"}, headline=[own], resamples=5)
+    assert np.isfinite(found.card.ranking["value"]).all()
+    assert f"{own} is shown, and not" not in repr(found)
+    names = ["mean_rowwise_pearson", own]
+    other = pg.score(measured, {"mine": mine, "a": "additive"}, metrics=names, resamples=5)
+    assert f"{own} is shown, and not in the headline, which with it is" in repr(other)
+
+
+def test_a_bare_table_needs_a_name(measured: pd.DataFrame, mine: pd.DataFrame) -> None:
+    with pytest.raises(SchemaError, match=r"are a DataFrame(.|\n)*\{'mine': table"):
+        pg.score(measured, mine)  # type: ignore[arg-type]
+
+
+def test_other_words_and_pandas_index_are_told(measured: pd.DataFrame, tmp_path: Path) -> None:
+    """An index column was a gene that the truth does not know, ``drug`` too."""
+    flat, path = measured.reset_index(), tmp_path / "mine.csv"
+    flat.to_csv(path)
+    with pytest.raises(SchemaError, match=r"Unnamed: 0(.|\n)*to_csv\(file, index=False\)"):
+        pg.score(measured, {"mine": path})
+    flat.rename(columns={"compound": "drug"}).to_csv(path, index=False)
+    with pytest.raises(SchemaError, match="rename drug to compound"):
+        pg.score(measured, {"mine": path})
+    flat.rename(columns={"compound": "Drug", "cell_type": "line"}).to_csv(path, index=False)
+    with pytest.raises(SchemaError, match="rename line to cell_type and rename Drug to compound"):
+        pg.score(measured, {"mine": path})

@@ -23,9 +23,11 @@ class FreeBits(NBVAE):
 def strongest_sign(pair):
     """A value for each condition, of a true and a predicted table (conditions, genes)."""
     truth, prediction = pair.truth.values, pair.prediction.values
-    rows, strongest = np.arange(len(truth)), np.abs(truth).argmax(axis=1)
-    agreement = np.sign(truth[rows, strongest]) * np.sign(prediction[rows, strongest])
-    return (agreement + 1) / 2
+    strength = np.abs(truth)
+    # Several where a table is limited: argmax would take the one that stands first.
+    strongest = strength == strength.max(axis=1, keepdims=True)
+    agreement = np.sign(truth) * np.sign(prediction) * strongest
+    return (agreement.sum(axis=1) / strongest.sum(axis=1) + 1) / 2
 
 
 STRONGEST_SIGN = Metric(

@@ -15,7 +15,7 @@ _KINDS = {
     ),
     "layout": (
         "Of tables, and of where conditions were measured",
-        "These need `--layout`: a label of the plates and the row for every condition.",
+        "These need `score --layout`: a label of the plates and the row for every condition.",
     ),
     "reference": (
         "Of tables, beside the mean perturbation",
@@ -23,8 +23,15 @@ _KINDS = {
     ),
     "cells": (
         "Of cells",
-        "Real and generated cells of each condition, as points. `perturbgen.score_cells` and "
-        "`perturbgen evaluate` compute these.",
+        "Real and generated cells of each condition, as points. `perturbgen.evaluate.score_points` "
+        "and `perturbgen evaluate` compute these.",
+    ),
+    "counts": (
+        "Of raw counts",
+        "Measured and generated cells of perturbations, and measured control cells: the Virtual "
+        "Cell Challenge's, with cell-eval2's names and values. `perturbgen score-cells` and "
+        "`perturbgen.score_cells` compute these, each between the mean response of all "
+        "perturbations (0) and a second measurement (1).",
     ),
     "log_probs": ("Of likelihoods", "How likely withheld cells are under a model."),
 }

@@ -20,7 +20,7 @@ perturbgen l1000 extract screen/*.gctx --meta screen/inst_info.txt --common-gene
 # ## Train an embedder and judge it
 #
 # A fifth of the perturbagens is withheld. Their profiles have to find each other.
-perturbgen l1000 train landmarks --set data.test=0.2 --set training.epochs=20
+perturbgen l1000 train --data landmarks --set data.test=0.2 --set training.epochs=20
 
 # %%
 # Each row is a method. `mAP` and `AUC` say how well profiles of one perturbagen find each other
@@ -34,7 +34,7 @@ perturbgen l1000 evaluate runs/latest-embedder --part test --out evaluation
 
 # %%
 # Which perturbagens act like this one?
-perturbgen l1000 neighbours runs/latest-embedder --of compound-3 --most 5
+perturbgen l1000 neighbours runs/latest-embedder --of compound-3 --top 5
 
 # %%
 # On the one real plate that we have, the network does *not* beat the linear methods
@@ -51,8 +51,8 @@ perturbgen images check spots
 # %%
 # A correction takes batch effects out by the control wells. A quarter of the controls is left out
 # of the fit; the evaluation counts these only, because the correction has made the others alike.
-perturbgen images correct spots --control compound=DMSO --out corrected
-perturbgen images evaluate corrected --same compound --control compound=DMSO --batch plate
+perturbgen images correct spots --controls compound=DMSO --out corrected
+perturbgen images evaluate corrected --same compound --controls compound=DMSO --batch plate
 
 # %%
 # A map for the eyes. It says how much of the neighbourhoods it keeps; judge by the numbers above.

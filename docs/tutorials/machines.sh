@@ -54,7 +54,7 @@ print('the same scores,', one.shape)
 # %%
 # ## A GPU, several processes
 #
-# Training takes the first GPU where PyTorch finds one (`--accelerator auto`), and several
+# Training takes the first GPU where PyTorch finds one (`--device auto`), and several
 # processes with `--devices`. Here two processes share the cores; with GPUs each takes one.
 perturbgen ingest experiment --out counts.h5ad
 cat > train.toml <<'TOML'
@@ -71,7 +71,7 @@ epochs = 2
 [annealing]
 warmup = 1
 TOML
-perturbgen train train.toml --devices 2 --accelerator cpu
+perturbgen train train.toml --devices 2 --device cpu
 
 # %%
 # ## What was run where
@@ -86,7 +86,7 @@ perturbgen train train.toml --devices 2 --accelerator cpu
 #
 # "Never" is meant as it stands: the code for a GPU is written and has tests (marked `gpu`, which
 # are skipped without one), and no number in the repository comes from one. If it fails for you,
-# `--device cpu` or `--accelerator cpu` goes back to what was run, and we would like to hear of it.
+# `--device cpu` or `--device cpu` goes back to what was run, and we would like to hear of it.
 #
 # ## The same numbers again
 #

@@ -5,12 +5,15 @@ machine.
     python experiments/speed/de.py --shape joint        # the OP3 benchmark
     python experiments/speed/de.py --shape kaggle
     python experiments/speed/de.py --shape kaggle --replicates 20 --no-r
+    python experiments/speed/de.py --shape small --full-r --busy 2   # beside two busy processes
 
 genes x samples x coefficients are
 
 * table: 4,000 x 720 x 245, 200 contrasts;
 * joint: 5,317 x 1,900 x 560, 400 contrasts, robust;
-* kaggle: six fits of 18,211 x 576 x 161, all contrasts.
+* kaggle: six fits of 18,211 x 576 x 161, all contrasts;
+* small: shapes like those of pasilla (12,000 x 8 x 3), gse60450 (15,000 x 12 x 6), mammary
+  (16,000 x 12 x 6, 25 contrasts of them) and yoruba (12,000 x 69 x 3), the median of nine runs.
 
 R does TMM, voom, lmFit, contrasts.fit and eBayes, in one call each. Its time grows in proportion to
 the genes, so it is measured on two subsets of them and extended in a straight line (--full-r runs
@@ -20,11 +23,16 @@ it on all genes).
 from __future__ import annotations
 
 import argparse
+import os
 import resource
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import permutations
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -51,6 +59,7 @@ class Shape:
     by: str | None = None
     joint: bool = False
     fits: int = 1
+    every_pair: int = 0  # so many differences of two levels, in place of those to the control
 
 
 def table_shape() -> Shape:
@@ -93,6 +102,20 @@ def kaggle_shape() -> Shape:
     return Shape(18211, named(obs), design, method, None, (200, 800), by="cell_type", fits=6)
 
 
+def small_shape(genes: int, groups: int, each: int, batches: int, seed: int) -> Shape:
+    names = np.repeat([f"c{i}" for i in range(groups)], each)
+    batch = [f"b{i % batches}" for i in range(len(names))]
+    obs = pd.DataFrame({"compound": names, "batch": batch})
+    design = "~0 + {group}" + (" + batch" if batches > 1 else "")
+    return Shape(genes, named(obs), design, FitMethod("limma"), None, (genes // 4, genes))
+
+
+SMALL = {
+    "pasilla": lambda: small_shape(12_000, 2, 4, 2, 1),
+    "gse60450": lambda: small_shape(15_000, 6, 2, 1, 2),
+    "mammary": lambda: replace(small_shape(16_000, 6, 2, 1, 3), every_pair=25),
+    "yoruba": lambda: small_shape(12_000, 2, 35, 2, 4),
+}
 SHAPES = {"table": table_shape, "joint": joint_shape, "kaggle": kaggle_shape}
 
 
@@ -121,7 +144,67 @@ def options(shape: Shape) -> dict[str, object]:
 
 def plan(shape: Shape) -> list[Fit]:
     """The fits of a shape."""
-    return Question(**options(shape)).fits(shape.obs)
+    fits = Question(**options(shape)).fits(shape.obs)
+    if not shape.every_pair:
+        return fits
+    [fit] = fits
+    pairs = list(permutations(fit.design.levels, 2))[: shape.every_pair]
+    return [replace(fit, weights=np.array([fit.design.contrast(*pair) for pair in pairs]))]
+
+
+class Spent(NamedTuple):
+    """Seconds by the clock and of the processor."""
+
+    wall: float
+    processor: float
+
+
+def spent(work: Callable[[], object]) -> Spent:
+    wall, processor = time.perf_counter(), time.process_time()
+    work()
+    return Spent(time.perf_counter() - wall, time.process_time() - processor)
+
+
+@contextmanager
+def beside(busy: int) -> Iterator[None]:
+    """Beside so many processes that compute without end."""
+    command = [sys.executable, "-c", "while True: pass"]
+    others = [subprocess.Popen(command) for _ in range(busy)]
+    try:
+        yield
+    finally:
+        for process in others:
+            process.kill()
+            process.wait()
+
+
+def run_small(repeats: int) -> None:
+    """Small shapes, native and R in turn, medians by the clock and of the processor."""
+    rows = []
+    for name, make in SMALL.items():
+        shape = make()
+        counts = draw_counts(shape, np.random.default_rng(0)).to_numpy()
+        [fit] = plan(shape)
+
+        def once(run: Callable[..., object], genes: int | None = None, fit=fit, counts=counts):
+            taken = np.ascontiguousarray(counts[:, :genes])
+            return spent(lambda: run(taken, fit.design, fit.weights, FitMethod("limma")))
+
+        once(fit_native), once(fit_r, 200)  # loads libraries, starts R
+        pairs = [(once(fit_native), once(fit_r)) for _ in range(repeats)]
+        ours, theirs = (np.median([pair[k] for pair in pairs], axis=0) for k in (0, 1))
+        rows.append(
+            {
+                "shape": name,
+                "native s": float(ours[0]),
+                "processor": float(ours[1]),
+                "R s": float(theirs[0]),
+                "R processor": float(theirs[1]),
+                "ratio": float(theirs[0] / ours[0]),
+                "of processors": float(theirs[1] / ours[1]),
+            }
+        )
+    show_table(rows, title=f"load {os.getloadavg()[0]:.1f}")
 
 
 def time_native(shape: Shape, counts: pd.DataFrame) -> float:
@@ -205,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--shape", choices=[*SHAPES, "all"], default="all")
+    parser.add_argument("--shape", choices=[*SHAPES, "small", "all"], default="all")
     parser.add_argument("--repeats", type=int, default=3, help="native runs; the fastest counts")
     parser.add_argument("--no-r", action="store_true")
     parser.add_argument(
@@ -214,8 +297,16 @@ def main() -> None:
     parser.add_argument(
         "--replicates", type=int, default=0, help="instead: average this many replicates of kaggle"
     )
+    parser.add_argument("--busy", type=int, default=0, help="busy processes beside it")
     chosen = parser.parse_args()
-    if chosen.replicates:
+    with beside(chosen.busy):
+        measure(chosen)
+
+
+def measure(chosen: argparse.Namespace) -> None:
+    if chosen.shape == "small":
+        run_small(max(chosen.repeats, 9))
+    elif chosen.replicates:
         run_replicates(chosen.replicates)
     elif chosen.shape == "all":  # a process each, so that each has its own peak of memory
         flags = [

@@ -21,7 +21,7 @@ from scipy.stats import pearsonr, spearmanr
 
 from perturbgen.cli import run_experiment
 from perturbgen.core.console import show_table
-from perturbgen.evaluate import score, score_cells
+from perturbgen.evaluate import score, score_points
 
 REPEATS = 3
 Seconds = tuple[float, float]
@@ -73,7 +73,7 @@ def of_cells(rng: np.random.Generator, cells: int, features: int) -> dict[str, A
     """Energy distance and MMD² against whole matrices of distances."""
     x, y = rng.normal(size=(cells, features)), 1.1 * rng.normal(size=(cells, features))
     names = ["energy_distance_squared", "mmd_squared"]
-    ours, seconds = timed(lambda: score_cells({"a": x}, {"a": y}, metrics=names))
+    ours, seconds = timed(lambda: score_points({"a": x}, {"a": y}, metrics=names))
     plain, slow = timed(lambda: whole_matrices(x, y))
     require_equal(ours["a"].to_numpy(), plain)
     return line("energy distance, MMD²", seconds, slow, "1 s")

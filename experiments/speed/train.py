@@ -118,7 +118,7 @@ def ours(
         "-q",
         "train",
         str(empty),
-        "--accelerator",
+        "--device",
         accelerator,
     ]
     command += ["--runs", str(where / "runs"), "--json"]

@@ -64,6 +64,11 @@ class _Entry:
         return getattr(import_module(f"perturbgen.baselines.{module}"), name)
 
     @property
+    def is_bar(self) -> bool:
+        """Whether others have to beat it: one of ours that has not seen the answer."""
+        return self.extension is None and "truth" not in self.needs
+
+    @property
     def settings_class(self) -> type[Settings]:
         """The class of its settings."""
         if self.extension is not None:

@@ -64,8 +64,8 @@ def mimic_folds(
     count = min(folds, len(shared))
     if count < 2:
         raise SchemaError(
-            f"{len(shared)} compounds are known both in {shorten(chosen) or 'two cell types'} and "
-            "elsewhere",
+            f"{len(shared)} compounds are known "
+            + (f"both in {shorten(chosen)} and elsewhere" if chosen else "in two cell types"),
             expected="at least two, to withhold one and learn from the other",
         )
     part = deal(len(shared), count, rng)

@@ -27,20 +27,23 @@ def _baseline(
         str | None, typer.Argument(help="Which one; without it all are listed.", show_default=False)
     ] = None,
     train: Annotated[
-        Path | None, typer.Option(help="de_train.parquet, its folder, or a table of perturbgen de.")
+        Path | None,
+        typer.Option(help="The DE table to learn from: de_train.parquet, or its folder."),
     ] = None,
     conditions: Annotated[
         Path | None,
-        typer.Option(help="id_map.csv, or a CSV with cell_type and sm_name (or compound)."),
+        typer.Option(
+            help="The conditions to predict: id_map.csv, or a csv of cell_type and compound."
+        ),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(help="The parquet file to write; it reads as de_train.parquet does."),
+        typer.Option(help="Output: a parquet file, which reads as de_train.parquet does."),
     ] = None,
     overrides: Overrides = None,
     seed: Seed = 0,
     truth: Annotated[
-        Path | None, typer.Option(help="ground_truth: the measured rows, as de_train.parquet.")
+        Path | None, typer.Option(help="The measured DE table, of ground_truth.")
     ] = None,
     pseudobulk: Annotated[
         Path | None, typer.Option(help="pseudobulk_forest: counts, from perturbgen pseudobulk.")

@@ -19,7 +19,8 @@ def _check_extension(
         ),
     ] = None,
     kind: Annotated[
-        str | None, typer.Option(help="model, metric or baseline, where the name is of several.")
+        str | None,
+        typer.Option(help="Which kind: model, metric or baseline, where the name is of several."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -46,10 +47,13 @@ def _check_extension(
         said: Any = wrong if as_json else f"breaks {len(wrong)}" if wrong else "keeps all"
         rows.append(row | {"promises": said})
     show_table(rows, title="extensions", as_json=as_json)
-    names = [str(extension) for extension, wrong in broken.items() if wrong]
-    if names:
-        told = "".join(f"\n  {text}" for wrong in broken.values() for text in wrong)
-        raise ExtensionError(f"{', '.join(names)}: broken promises:{told}")
+    told = []
+    for extension, wrong in broken.items():
+        if wrong:
+            told.append(f"{extension} breaks {len(wrong)} of its promises:")
+            told += [f"  {number}. {text}" for number, text in enumerate(wrong, 1)]
+    if told:
+        raise ExtensionError("\n".join(told))
 
 
 VERBS = {"check-extension": _check_extension}

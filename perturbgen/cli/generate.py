@@ -9,7 +9,17 @@ from typing import Annotated, Final
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.options import Columns, Device, Json, Layer, Overrides, RunFolder, Seed, Vehicle
+from perturbgen.cli.options import (
+    Columns,
+    Conditions,
+    Device,
+    Json,
+    Layer,
+    Overrides,
+    RunFolder,
+    Seed,
+    Vehicle,
+)
 from perturbgen.core.console import show_table
 from perturbgen.core.errors import InputError
 from perturbgen.core.export import write_table
@@ -17,9 +27,6 @@ from perturbgen.core.files import check_output, require_writable, staged
 
 CellsFile = Annotated[
     Path, typer.Option(help="The measured cells: an h5ad file, or a folder of competition files.")
-]
-ConditionsFile = Annotated[
-    Path, typer.Option(help="id_map.csv, or a csv of cell_type and compound.")
 ]
 Latent = Annotated[
     str,
@@ -40,19 +47,19 @@ def _samplers(
     source: Annotated[
         Path, typer.Argument(metavar="FILE", help="An h5ad file, or a folder of competition files.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder to write sampler.npz and scores.csv to.")],
+    out: Annotated[Path, typer.Option(help="Output: a folder for sampler.npz and scores.csv.")],
     plots: Annotated[
-        Path | None, typer.Option(help="A page (.html) of predicted against observed wells.")
+        Path | None, typer.Option(help="A page (.html), of predicted against observed wells.")
     ] = None,
     conditions: Annotated[
         Path | None,
-        typer.Option(help="id_map.csv of conditions to foretell; writes predicted.csv."),
+        typer.Option(help="The conditions to predict: their wells are written to predicted.csv."),
     ] = None,
     folds: Annotated[
         int,
         typer.Option(
             min=2,
-            help="Into how many parts a compound's cell types are dealt, to be withheld in turn.",
+            help="How many folds: a compound's cell types are dealt into them, each withheld once.",
         ),
     ] = 3,
     overrides: Overrides = None,
@@ -123,14 +130,14 @@ def _samplers(
 def _generate(
     run: RunFolder,
     cells: CellsFile,
-    conditions: ConditionsFile,
-    out: Annotated[Path, typer.Option(help="Folder for replicate-0001.h5ad, ... and wells.csv.")],
+    conditions: Conditions,
+    out: Annotated[
+        Path, typer.Option(help="Output: a folder for replicate-0001.h5ad, ... and wells.csv.")
+    ],
     replicates: Annotated[int, typer.Option(min=1, help="How many experiments to draw.")] = 1,
     latent: Latent = "control",
     samplers: SamplersFile = None,
-    seed: Annotated[
-        int, typer.Option(min=0, max=2**32 - 1, help="The same seed gives the same cells.")
-    ] = 0,
+    seed: Seed = 0,
     columns: Columns = None,
     layer: Layer = None,
     vehicle: Vehicle = None,

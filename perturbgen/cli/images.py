@@ -108,7 +108,7 @@ def _ingest(
     out: Annotated[
         Path,
         typer.Option(
-            help="The profile folder to write: values.npy (float32), meta.parquet, features.json."
+            help="Output: a profile folder of values.npy (float32), meta.parquet, features.json."
         ),
     ],
     as_json: Json = False,
@@ -135,17 +135,18 @@ def _ingest(
 
 def _correct(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The profile folder to write.")],
-    control: Annotated[
+    out: Annotated[Path, typer.Option(help="Output: a profile folder.")],
+    controls: Annotated[
         str,
         typer.Option(
-            help="The controls: compound=DMSO, or well_type=negative_control|positive_control."
+            help="Which rows are controls: compound=DMSO, or "
+            "well_type=negative_control|positive_control."
         ),
     ],
     centre: Annotated[
         str,
         typer.Option(
-            help="Labels whose groups are centred, one inside the other: experiment,plate,site."
+            help="Labels whose groups are centred: one inside the other, as experiment,plate,site."
         ),
     ] = "",
     strength: Annotated[
@@ -180,9 +181,9 @@ def _correct(
     Of images, or of any other assay: a GCTX or a folder of l1000 extract is a source, too. Prints
     how well a batch can be told from withheld controls before and after. A fit pulls its own
     controls together: --withhold keeps some out of it, at random, and the label 'fitted' tells
-    images evaluate --control which.
+    images evaluate --controls which.
 
-    Example: [bold]perturbgen images correct bbbc021/ --control compound=DMSO --centre plate
+    Example: [bold]perturbgen images correct bbbc021/ --controls compound=DMSO --centre plate
     --strength 6 --compress --whiten 0.3 --out corrected[/bold]
     """
     import numpy as np
@@ -201,7 +202,7 @@ def _correct(
             out,
             step,
             profiles,
-            control=profiles.chosen(control, str(source)),
+            control=profiles.chosen(controls, str(source)),
             withhold=withhold,
             batch=batch,
             inner=keys or batch,
@@ -228,23 +229,25 @@ def _nan_choice(text: str) -> Any:
 
 def _hits(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The ranked treatments, CSV.")],
+    out: Annotated[Path, typer.Option(help="Output: a CSV of the ranked treatments.")],
     healthy: Annotated[
         str, typer.Option(help="Healthy controls.")
     ] = "disease_condition=Mock|UV Inactivated SARS-CoV-2",
     diseased: Annotated[
         str, typer.Option(help="Untreated diseased controls.")
     ] = "disease_condition=Active SARS-CoV-2&treatment=",
-    treatment: Annotated[str, typer.Option(help="Column of treatments.")] = "treatment",
-    dose: Annotated[str, typer.Option(help="Column of doses.")] = "treatment_conc",
+    treatment: Annotated[str, typer.Option(help="The column of treatments.")] = "treatment",
+    dose: Annotated[str, typer.Option(help="The column of doses.")] = "treatment_conc",
     centre: Annotated[
         str,
         typer.Option(
-            help="Centre on the healthy wells of these groups; '' for profiles already corrected."
+            help="Labels whose groups are centred: on their healthy wells; '' for what is already "
+            "corrected."
         ),
     ] = "experiment,plate,site",
     by: Annotated[
-        str, typer.Option(help="Groups with an axis and a gate of their own; '' for one.")
+        str,
+        typer.Option(help="What tells groups apart: each has its own axis and gate; '' for one."),
     ] = "experiment",
     within: Annotated[
         str,
@@ -254,9 +257,9 @@ def _hits(
     ] = "cell_type",
     gate: Annotated[float, typer.Option(help="Least Z' of a group's controls.")] = 0.0,
     draws: Annotated[
-        int, typer.Option(min=100, help="Redrawn controls for the p-values.")
+        int, typer.Option(min=100, help="Random draws for p-values: controls drawn again.")
     ] = 20_000,
-    top: Annotated[int, typer.Option(min=1, help="Lines to print of each stratum.")] = 8,
+    top: Annotated[int, typer.Option(min=1, help="How many to show, of each stratum.")] = 8,
     nan: _Nan = "error",
     seed: Seed = 0,
     as_json: Json = False,
@@ -310,7 +313,7 @@ def _records(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def _draw(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The HTML page to write.")],
+    out: Annotated[Path, typer.Option(help="Output: an HTML page.")],
     colour: Annotated[
         list[str] | None, typer.Option(help="A column; may be given more than once.")
     ] = None,

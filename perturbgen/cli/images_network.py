@@ -9,7 +9,6 @@ from typing import Annotated, Any
 import typer
 
 from perturbgen.cli.options import (
-    Accelerator,
     Device,
     Devices,
     DryRun,
@@ -28,7 +27,11 @@ from perturbgen.core.errors import ConfigError, InputError, suggest
 from perturbgen.core.files import check_output
 
 _Parts = Annotated[
-    str, typer.Option(help="Parts of the split: train, validation, id_test, test; '' for all.")
+    str,
+    typer.Option(
+        help="Which part of the run's data, or several with commas: train, validation, id_test, "
+        "test; '' for all."
+    ),
 ]
 _Norm = Annotated[
     str,
@@ -43,7 +46,9 @@ _Turns = Annotated[
         help="Average over all flips and turns of an image; by default as the run says.",
     ),
 ]
-_Folder = Annotated[Path | None, typer.Option(help="Other images, in place of the run's own.")]
+_Folder = Annotated[
+    Path | None, typer.Argument(metavar="FOLDER", help="Images (default: the run's own).")
+]
 
 
 _RUN_PAGE = (
@@ -57,17 +62,20 @@ _PROFILE_PAGE = "Wells are averaged first. Nulls are drawn at random; their size
 
 def _train_classifier(
     config: Annotated[
-        Path | None, typer.Argument(metavar="[CONFIG.toml]", help="What to train on what.")
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
     ] = None,
     data: Annotated[
         Path | None,
-        typer.Option(help="A folder of RxRx1 or BBBC021 with images, in place of data.path."),
+        typer.Option(
+            help="The data, in place of the configuration's: a folder of RxRx1 or BBBC021 with "
+            "images."
+        ),
     ] = None,
     overrides: Overrides = None,
     resume: Resume = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
-    accelerator: Accelerator = "auto",
+    device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -106,16 +114,16 @@ def _train_classifier(
         dry_run=dry_run,
         as_json=as_json,
         devices=devices,
-        accelerator=accelerator,
+        accelerator=device,
     )
 
 
 def _embed_images(
     run: RunFolder,
-    out: Annotated[Path, typer.Option(help="The profile folder to write, a row a field.")],
+    out: Annotated[Path, typer.Option(help="Output: a profile folder, a row a field.")],
+    folder: _Folder = None,
     part: _Parts = "",
-    data: _Folder = None,
-    statistics: _Norm = "",
+    norm: _Norm = "",
     turns: _Turns = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -133,8 +141,8 @@ def _embed_images(
     profiles = embed_run(
         IMAGES.load(run, device=device),
         part=listed(part),
-        data=data,
-        statistics=_chosen(statistics),
+        data=folder,
+        statistics=_chosen(norm),
         turns=turns,
     )
     profiles.write(out)
@@ -151,26 +159,28 @@ def _evaluate_images(
             callback=found_run,
         ),
     ],
+    folder: _Folder = None,
     # validation chose the epoch, so test is the honest part
     part: _Parts = "test",
-    data: _Folder = None,
-    statistics: _Norm = "",
+    norm: _Norm = "",
     turns: _Turns = None,
     device: Device = "auto",
     same: Annotated[
-        str, typer.Option(help="Of profiles: the column that names the perturbation.")
+        str, typer.Option(help="Columns in which positives agree: of profiles, the perturbation's.")
     ] = "",
-    control: Annotated[
-        str, typer.Option(help="Of profiles: which rows are controls, compound=DMSO.")
+    controls: Annotated[
+        str, typer.Option(help="Which rows are controls: of profiles, compound=DMSO.")
     ] = "",
-    batch: Annotated[str, typer.Option(help="Of profiles: the column of batches.")] = "",
+    batch: Annotated[str, typer.Option(help="The column of batches, of profiles.")] = "",
     relations: Annotated[
         Path | None,
         typer.Option(help="Of profiles: CSV of known pairs of perturbations, entity1,entity2."),
     ] = None,
     # of 99 draws the least p-value is .01
-    draws: Annotated[int, typer.Option(min=99, help="Of profiles: size of the nulls.")] = 1000,
-    page: Annotated[Path | None, typer.Option(help="Also write the table as an HTML page.")] = None,
+    draws: Annotated[
+        int, typer.Option(min=99, help="Random draws for p-values: of profiles.")
+    ] = 1000,
+    plots: Annotated[Path | None, typer.Option(help="A page (.html), of the table.")] = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -186,24 +196,24 @@ def _evaluate_images(
     Example: [bold]perturbgen images evaluate runs/latest-run --part test[/bold]
 
     Example: [bold]perturbgen images evaluate test.profiles --same sirna_id
-    --control well_type=negative_control --batch experiment[/bold]
+    --controls well_type=negative_control --batch experiment[/bold]
     """
     from perturbgen.images.network import IMAGES
 
-    if page:
-        check_output(page, ".html", option="--page")
+    if plots:
+        check_output(plots, ".html", option="--plots")
     # a run and a folder of profiles are both folders; only a run has a card
     if (source / IMAGES.card.FILE).exists():
         # an option that is silently ignored would look as if it had been obeyed
-        given = {"--same": same, "--control": control, "--batch": batch, "--relations": relations}
+        given = {"--same": same, "--controls": controls, "--batch": batch, "--relations": relations}
         _refuse(given, f"{source} is a run")
         from perturbgen.images.network.evaluate import evaluate_run
 
         rows = evaluate_run(
             IMAGES.load(source, device=device),
             part=listed(part),
-            data=data,
-            statistics=_chosen(statistics),
+            data=folder,
+            statistics=_chosen(norm),
             turns=turns,
         )
         show_table(rows, title=f"{source}, {part or 'all'}: accuracy", as_json=as_json)
@@ -211,8 +221,8 @@ def _evaluate_images(
     else:
         _refuse(
             {
-                "--data": data,
-                "--statistics": statistics,
+                "FOLDER": folder,
+                "--norm": norm,
                 "--turns": turns is not None,
                 "--device": device != "auto",
             },
@@ -223,12 +233,12 @@ def _evaluate_images(
                 "profiles are evaluated by a column",
                 expected="--same treatment, or a run of images train",
             )
-        rows = _profile_rows(source, same, control, batch, relations, draws, seed)
+        rows = _profile_rows(source, same, controls, batch, relations, draws, seed)
         show_table(rows, title=str(source), as_json=as_json)
         text = _PROFILE_PAGE + _in_sample(rows)
-    if page:
+    if plots:
         parts = f", {part or 'all parts'}" if text == _RUN_PAGE else ""
-        _write_page(page, rows, title=f"{source.name}{parts}", text=text)
+        _write_page(plots, rows, title=f"{source.name}{parts}", text=text)
 
 
 def _in_sample(rows: list[dict[str, Any]]) -> str:
@@ -251,7 +261,13 @@ def _write_page(path: Path, rows: list[dict[str, Any]], *, title: str, text: str
 
 
 def _profile_rows(
-    source: Path, same: str, control: str, batch: str, relations: Path | None, draws: int, seed: int
+    source: Path,
+    same: str,
+    controls: str,
+    batch: str,
+    relations: Path | None,
+    draws: int,
+    seed: int,
 ) -> list[dict[str, Any]]:
     """The measures of a source of profiles."""
     import numpy as np
@@ -266,7 +282,7 @@ def _profile_rows(
         return measures(
             profiles,
             same=same,
-            control=control,
+            control=controls,
             batch=batch,
             relations=pairs,
             draws=draws,
@@ -282,13 +298,11 @@ def _refuse(given: Mapping[str, object], why: str) -> None:
 
 
 def _chosen(statistics: str) -> Any:
-    """What --statistics may be."""
+    """What --norm may be."""
     choices = ("running", "batch", "own")
     if statistics and statistics not in choices:
         raise InputError(
-            f"--statistics {statistics!r}",
-            expected=", ".join(choices),
-            fix=suggest(statistics, choices),
+            f"--norm {statistics!r}", expected=", ".join(choices), fix=suggest(statistics, choices)
         )
     return statistics or None
 

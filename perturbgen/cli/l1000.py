@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli import l1000_embed
-from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, Verbs, show_settings
+from perturbgen.cli.options import (
+    Config,
+    DryRun,
+    Force,
+    Json,
+    Overrides,
+    Seed,
+    Verbs,
+    show_settings,
+)
 from perturbgen.core.console import show_table
 
 if TYPE_CHECKING:
@@ -20,12 +29,13 @@ _Meta = Annotated[
     list[Path] | None,
     typer.Option(
         "--meta",
-        help="Table of samples: inst_info (GEO), instinfo_beta (LINCS2020); sig_info for level 5.",
+        help="Table of the samples: inst_info (GEO), instinfo_beta (LINCS2020); sig_info for "
+        "level 5.",
     ),
 ]
-_Genes = Annotated[
+_Landmarks = Annotated[
     Path | None,
-    typer.Option(help="Wanted genes: a list of ids, or a gene table. Default: the 978."),
+    typer.Option(help="The genes to take: a list of ids, or a gene table. Default: the 978."),
 ]
 _Transposed = Annotated[
     bool, typer.Option("--transposed", help="The files' rows are samples, against the convention.")
@@ -33,7 +43,10 @@ _Transposed = Annotated[
 
 
 def _check(
-    files: _Files, genes: _Genes = None, transposed: _Transposed = False, as_json: Json = False
+    files: _Files,
+    landmarks: _Landmarks = None,
+    transposed: _Transposed = False,
+    as_json: Json = False,
 ) -> None:
     """Look at files: what they are, how large, of which level, where their landmarks are.
 
@@ -44,7 +57,7 @@ def _check(
     """
     from perturbgen.l1000 import GctxFile, read_genes
 
-    wanted = read_genes(genes)
+    wanted = read_genes(landmarks)
     rows = []
     for path in files:
         with GctxFile(path, transposed=transposed) as file:
@@ -82,10 +95,10 @@ def _describe_file(file: GctxFile, wanted: Any) -> dict[str, Any]:
 def _extract(
     files: _Files,
     out: Annotated[
-        Path, typer.Option("--out", help="Folder to write; OUT.part holds what is half done.")
+        Path, typer.Option("--out", help="Output: a folder; OUT.part holds what is half done.")
     ],
     meta: _Meta = None,
-    genes: _Genes = None,
+    landmarks: _Landmarks = None,
     dtype: Annotated[str, typer.Option(help="float32, or float16 for half the size.")] = "float32",
     clip: Annotated[
         float | None, typer.Option(min=0, help="Limit |value|; z-scores of raw plates reach 76.")
@@ -126,7 +139,7 @@ def _extract(
         files,
         out,
         metadata=meta or (),
-        genes=genes,
+        genes=landmarks,
         options=ExtractionOptions(dtype, clip=clip, fill=fill),  # type: ignore[arg-type]
         common_genes=common_genes,
         keep_unknown=keep_unknown,
@@ -150,10 +163,10 @@ def _simulate(
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
     ],
     preset: Annotated[
-        str, typer.Option(help="tiny, small, nonlinear or genome (12,328 genes).")
+        str, typer.Option(help="Which preset: tiny, small, nonlinear or genome (12,328 genes).")
     ] = "small",
     seed: Seed = 0,
-    config: Annotated[Path | None, typer.Option(help="TOML file, over the preset.")] = None,
+    config: Config = None,
     overrides: Overrides = None,
     force: Force = False,
     dry_run: DryRun = False,

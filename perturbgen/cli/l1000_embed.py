@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.options import (
-    Accelerator,
     Device,
     Devices,
     DryRun,
@@ -39,7 +38,7 @@ _Profiles = Annotated[
     ),
 ]
 _Meta = Annotated[
-    Path | None, typer.Option("--meta", help="Table of the samples of a GCTX (inst_info).")
+    Path | None, typer.Option("--meta", help="Table of the samples: inst_info, of a GCTX.")
 ]
 
 
@@ -53,11 +52,16 @@ class _Part(StrEnum):
 
 
 def _train_embedder(
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
+    ] = None,
     data: Annotated[
         Path | None,
-        typer.Argument(metavar="FILE", help="An extraction (l1000 extract), GCTX, GCT or h5ad."),
+        typer.Option(
+            help="The data, in place of the configuration's: an extraction (l1000 extract), GCTX, "
+            "GCT or h5ad."
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file of settings.")] = None,
     overrides: Overrides = None,
     start: Annotated[
         Path | None,
@@ -66,7 +70,7 @@ def _train_embedder(
     resume: Resume = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
-    accelerator: Accelerator = "auto",
+    device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -78,12 +82,12 @@ def _train_embedder(
     Controls are no class, positive ones only where data.types names them. Ctrl-C saves, --resume
     goes on, perturbgen board shows the run.
 
-    Example: [bold]perturbgen l1000 train data/landmarks --set data.test=0.2
+    Example: [bold]perturbgen l1000 train --data data/landmarks --set data.test=0.2
     --set model.noise=0.5[/bold]
 
-    Example, transfer: [bold]perturbgen l1000 train data/landmarks --set 'data.types=["trt_sh"]'
-    --set name=genetic[/bold], then [bold]perturbgen l1000 train data/landmarks
-    --set 'data.types=["trt_cp"]' --start runs/latest-genetic[/bold]
+    Example, transfer: [bold]perturbgen l1000 train --data data/landmarks
+    --set 'data.types=["trt_sh"]' --set name=genetic[/bold], then [bold]perturbgen l1000 train
+    --data data/landmarks --set 'data.types=["trt_cp"]' --start runs/latest-genetic[/bold]
     """
     from perturbgen.cli.train import train_or_resume
     from perturbgen.l1000.embedder import EMBEDDING
@@ -91,13 +95,14 @@ def _train_embedder(
     # a run has its data and settings in a config.toml of its own
     if resume is not None and (data or config or start or dry_run):
         raise ConfigError(
-            "--resume goes with --set, --devices and --accelerator only", fix="leave the rest out"
+            "--resume goes with --set, --devices and --device only", fix="leave the rest out"
         )
     if resume is None and data is None and config is None:
         raise ConfigError(
-            "l1000 train takes a FILE, a --config or --resume RUN",
-            fix="perturbgen l1000 train --help",
+            "nothing to train on", expected="CONFIG.toml, --data FILE or --resume RUN"
         )
+    if config is not None and config.suffix != ".toml":
+        raise ConfigError(f"{config} is no configuration (.toml)", fix=f"--data {config}")
     train_or_resume(
         EMBEDDING,
         resume,
@@ -108,7 +113,7 @@ def _train_embedder(
         dry_run=dry_run,
         as_json=as_json,
         devices=devices,
-        accelerator=accelerator,
+        accelerator=device,
     )
 
 
@@ -116,9 +121,9 @@ def _embed_profiles(
     run: RunFolder,
     file: _Profiles = None,
     out: Annotated[
-        Path, typer.Option(help="The h5ad to write: obs, and the embedding in obsm.")
+        Path, typer.Option(help="Output: an h5ad of obs, and of the embedding in obsm.")
     ] = Path("embedding.h5ad"),
-    key: Annotated[str, typer.Option(help="Name of the embedding in obsm.")] = "X_embedding",
+    key: Annotated[str, typer.Option(help="Entry of obsm, of the embedding.")] = "X_embedding",
     meta: _Meta = None,
     device: Device = "auto",
 ) -> None:
@@ -157,14 +162,14 @@ def _evaluate_embedder(
     run: RunFolder,
     file: _Profiles = None,
     part: Annotated[
-        _Part, typer.Option(help="Which of the run's profiles; all: every treatment of FILE.")
+        _Part, typer.Option(help="Which part of the run's data; all: every treatment of FILE.")
         # validation helped to choose the epoch, so test is the honest part
     ] = _Part.TEST,
     plate: Annotated[
-        str | None, typer.Option(help="Plate column of the leak checks (default: plate).")
+        str | None, typer.Option(help="The column of plates, for the leak checks (default: plate).")
     ] = None,
     well: Annotated[
-        str | None, typer.Option(help="Well column of the leak checks (default: well).")
+        str | None, typer.Option(help="The column of wells, for the leak checks (default: well).")
     ] = None,
     probe: Annotated[
         list[str] | None,
@@ -176,7 +181,9 @@ def _evaluate_embedder(
             help="Table of perturbagens (pert_info, compoundinfo) that holds the --probe columns."
         ),
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output: a folder for the tables and the page.")
+    ] = None,
     meta: _Meta = None,
     device: Device = "auto",
     seed: Seed = 0,
@@ -254,11 +261,13 @@ def _write_judged(judged: Judged, embedder: Embedder, out: Path, title: str) -> 
 
 def _neighbours_of_perturbagen(
     run: RunFolder,
-    of: Annotated[str, typer.Option(help="A perturbagen: its id, or its name.")],
+    of: Annotated[str, typer.Option(help="Whose neighbours: a perturbagen's id, or its name.")],
     file: _Profiles = None,
-    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each of its profiles.")] = 10,
-    part: Annotated[_Part, typer.Option(help="Among which of the run's profiles.")] = _Part.ALL,
-    most: Annotated[int, typer.Option(min=1, help="Perturbagens shown.")] = 20,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each row.")] = 10,
+    part: Annotated[
+        _Part, typer.Option(help="Which part of the run's data to look among.")
+    ] = _Part.ALL,
+    top: Annotated[int, typer.Option(min=1, help="How many to show.")] = 20,
     meta: _Meta = None,
     device: Device = "auto",
     as_json: Json = False,
@@ -280,7 +289,7 @@ def _neighbours_of_perturbagen(
     k = min(k, len(labels) - 1)
     pairs = table.neighbours(embedder.embed(table), label, embedder.model.measure, k=k)
     mine = pairs[pairs[label] == wanted]
-    groups = group_neighbours(mine, same=[label]).head(most)
+    groups = group_neighbours(mine, same=[label]).head(top)
     named = table.display_names(label)
     others = [named.get(other, other) for other in groups[f"neighbour {label}"]]
     shown = groups[["share", "similarity"]].set_axis(others)

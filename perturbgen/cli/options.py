@@ -33,7 +33,6 @@ _Threads = Annotated[
     typer.Option(min=1, help="CPU threads in all; by default the cores that may be used."),
 ]
 Devices = Annotated[int, typer.Option(min=1, help="Devices (processes) on each node.")]
-Accelerator = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Seed = Annotated[
     int,
     # numpy takes no negative seed, scikit-learn and UMAP none of more than 32 bits
@@ -69,7 +68,13 @@ Runs = Annotated[Path, typer.Option(help="Where the run directory is made.")]
 # what a file of counts calls things
 Columns = Annotated[Path | None, typer.Option(help="TOML that maps the file's columns to ours.")]
 Layer = Annotated[
-    str | None, typer.Option(help="Layer of raw counts ('raw' is .raw), if they are not in X.")
+    str | None,
+    typer.Option(help="Layer of the h5ad: the raw counts ('raw' is .raw), if they are not in X."),
+]
+Config = Annotated[Path | None, typer.Option(help="TOML file of settings, over the preset.")]
+Conditions = Annotated[
+    Path,
+    typer.Option(help="The conditions to predict: id_map.csv, or a csv of cell_type and compound."),
 ]
 Vehicle = Annotated[
     str | None, typer.Option(help="The compound which all others are compared with.")
@@ -77,13 +82,30 @@ Vehicle = Annotated[
 
 
 # parameters that name what a verb writes; every other path is read
-_WRITTEN = {"out", "plots", "page", "picture", "calibration_out", "runs"}
+_WRITTEN = {"out", "plots", "picture", "calibration_out", "runs"}
 
 
 # verbs that are called something else, and how
 _RENAMED_VERBS = {
     "check": "check-submission (of a submission), or data check (of counts)",
     "baselines": "baseline (without a name it lists them; with a name alone, what can be set)",
+}
+
+
+# options that are called something else: one name for one thing, and no two for the same
+_RENAMED = {
+    "--accelerator": "--device",
+    "--baseline": "--means",
+    "--conditions": "--strata",
+    "--config": "CONFIG.toml as an argument",
+    "--control": "--controls",
+    "--data": "FOLDER as an argument",
+    "--genes": "--landmarks",
+    "--layout": "--plan",
+    "--most": "--top",
+    "--page": "--plots",
+    "--reference": "--train",
+    "--statistics": "--norm",
 }
 
 
@@ -126,7 +148,17 @@ class _Verb(TyperCommand):
         for option, value in pairwise(args):
             if not value and option.lstrip("-").replace("-", "_") in _WRITTEN:
                 raise InputError(f"{option} is empty", expected="a name", fix=f"{option} NAME")
+        self._tell_renamed(args)
         return super().parse_args(ctx, args)
+
+    def _tell_renamed(self, args: list[str]) -> None:
+        """An old option is told by its new name."""
+        own = {name for one in self.params for name in (*one.opts, *one.secondary_opts)}
+        taken = own | {one.metavar for one in self.params}
+        for option in args:
+            new = _RENAMED.get(option.partition("=")[0])
+            if new and option.partition("=")[0] not in own and new.split()[0] in taken:
+                raise ConfigError(f"there is no {option.partition('=')[0]} here", fix=new)
 
     def invoke(self, ctx: Any) -> Any:
         with protected(_inputs(ctx.params)):

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 
 from perturbgen.cli.data import load
-from perturbgen.cli.generate import CellsFile, ConditionsFile, Latent, SamplersFile
+from perturbgen.cli.generate import CellsFile, Latent, SamplersFile
 from perturbgen.cli.options import (
     Columns,
+    Conditions,
     Device,
     Json,
     Layer,
@@ -32,20 +33,21 @@ from perturbgen.core.files import check_output
 if TYPE_CHECKING:
     import pandas as pd
 
-    from perturbgen.predict import Prediction
+    from perturbgen.predict import Prediction, PredictSettings
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
 
 _Predictions = Annotated[
-    Path, typer.Option(help="predictions.parquet: cell_type, sm_name, a column for each gene.")
+    Path,
+    typer.Option(help="Output: a parquet file of cell_type, sm_name and a column for each gene."),
 ]
 
 
 def _predict(
     run: RunFolder,
     cells: CellsFile,
-    conditions: ConditionsFile,
+    conditions: Conditions,
     out: _Predictions,
     estimator: Annotated[
         str | None,
@@ -57,8 +59,8 @@ def _predict(
     replicates: Annotated[
         str,
         typer.Option(
-            help="Experiments to draw, or auto: until calibration conditions gain no more, "
-            "20 at most."
+            help="How many experiments to draw, or auto: until calibration conditions gain no "
+            "more, 20 at most."
         ),
     ] = "auto",
     latent: Latent = "control",
@@ -68,8 +70,9 @@ def _predict(
     design: Annotated[
         str | None,
         typer.Option(
-            help='The design of the DE, e.g. "~0 + {group} + donor" \\[default: flavour kaggle for '
-            "cells with donor, plate and row; else the group and what tells samples apart]."
+            help='The design as an R formula, e.g. "~0 + {group} + donor" '
+            "\\[default: flavour kaggle for cells with donor, plate and row; else the group and "
+            "what tells samples apart]."
         ),
     ] = None,
     calibration_run: Annotated[
@@ -165,7 +168,7 @@ def _predict(
     write_predictions(values, out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    row = _prediction_row(found, estimator)
+    row = _prediction_row(found, settings)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
         row |= _withheld_row(trained, withheld, wanted, seed=seed, **read)
@@ -173,9 +176,12 @@ def _predict(
     show_table([row], title=title, as_json=as_json)
 
 
-def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
-    """The calibration and the checks of a prediction, in a row."""
-    row: dict[str, Any] = {"estimator": estimator, "replicates": None, "calibration_mrrmse": None}
+def _prediction_row(found: Prediction, settings: PredictSettings) -> dict[str, Any]:
+    """The calibration and the checks of a prediction, in a row; nothing of what was not done."""
+    estimator = settings.estimators[0]
+    row: dict[str, Any] = {"estimator": estimator}
+    if settings.draws and settings.replicates is not None:
+        row["replicates"] = settings.replicates
     if len(found.scores):
         row["replicates"] = int(found.scores.index[-1])
         row["calibration_mrrmse"] = float(found.scores.iloc[-1])
@@ -184,7 +190,7 @@ def _prediction_row(found: Prediction, estimator: str) -> dict[str, Any]:
             row[f"factors {kind}"] = " ".join(f"{value:.2f}" for value in factors)
         row["noise"] = found.shrinkage[estimator].noise
     for kind, ratios in found.checks.iterrows():
-        row |= {f"{name} {kind}": float(value) for name, value in ratios.items()}
+        row |= {f"{name} {kind}": float(value) for name, value in ratios.dropna().items()}
     return row
 
 
@@ -218,7 +224,7 @@ def _ensemble(
         list[str], typer.Argument(help="NAME=PREDICTIONS,CALIBRATION: two parquet files of each.")
     ],
     truth: Annotated[
-        Path, typer.Option(help="The measured conditions: de_train.parquet or another DE table.")
+        Path, typer.Option(help="The measured DE table: de_train.parquet or another one.")
     ],
     out: _Predictions,
     seed: Seed = 0,

@@ -34,7 +34,10 @@ _Embedding = Annotated[
     ),
 ]
 _Key = Annotated[
-    str | None, typer.Option(help="Entry of obsm; of a parquet, how its feature columns begin.")
+    str | None,
+    typer.Option(
+        help="Entry of obsm, of the embedding; of a parquet, how its feature columns begin."
+    ),
 ]
 _Same = Annotated[str, typer.Option(help="Columns in which positives agree, with commas.")]
 _Differ = Annotated[
@@ -43,7 +46,7 @@ _Differ = Annotated[
 _Controls = Annotated[
     str | None,
     typer.Option(
-        "--controls", help="Which rows are controls, COLUMN=VALUE (default: column 'control')."
+        "--controls", help="Which rows are controls: COLUMN=VALUE (default: column 'control')."
     ),
 ]
 
@@ -80,11 +83,15 @@ def _retrieve(
         str | None, typer.Option(help="Columns in which negatives agree, e.g. the plate.")
     ] = None,
     similarity: _Similarity = _Similar.COSINE,
-    plate: Annotated[str | None, typer.Option(help="Plate column: adds plate controls.")] = None,
-    well: Annotated[
-        str | None, typer.Option(help="Well-position column: adds position controls.")
+    plate: Annotated[
+        str | None, typer.Option(help="The column of plates: adds plate controls.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for the tables and the page.")] = None,
+    well: Annotated[
+        str | None, typer.Option(help="The column of wells: adds position controls.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output: a folder for the tables and the page.")
+    ] = None,
     device: Device = "cpu",
     chunk: Annotated[int | None, typer.Option(min=1, help="Queries in one block.")] = None,
     seed: Seed = 0,
@@ -161,12 +168,12 @@ def _retrieve(
 def _list_neighbours(
     source: _Embedding,
     same: _Same,
-    out: Annotated[Path | None, typer.Option(help="A folder for the tables.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Output: a folder for the tables.")] = None,
     key: _Key = None,
     differ: _Differ = None,
     controls: _Controls = None,
     of: Annotated[
-        str | None, typer.Option(help="Show the neighbours of this value of --same only.")
+        str | None, typer.Option(help="Whose neighbours: a value of --same; else of all.")
     ] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Neighbours of each row.")] = 10,
     similarity: _Similarity = _Similar.COSINE,

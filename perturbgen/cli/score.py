@@ -33,17 +33,25 @@ def _score_predictions(
         typer.Argument(metavar="PREDICTION...", help="Files, or NAME=FILE to name the method."),
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for scorecard.md, .parquet, .json and report.html.")
+        Path | None,
+        typer.Option(help="Output: a folder for scorecard.md, .parquet, .json and report.html."),
     ] = None,
     id_map: Annotated[
-        Path | None, typer.Option(help="id_map.csv, for files whose rows are ids.")
+        Path | None,
+        typer.Option(help="id_map.csv: the condition of each row id, where files have such rows."),
     ] = None,
     statistic: Annotated[
         str, typer.Option(help="Statistic of a perturbgen DE table.")
     ] = "signed_log10_p",
-    layer: Annotated[str | None, typer.Option(help="Layer of Open Problems' h5ad files.")] = None,
+    layer: Annotated[
+        str | None, typer.Option(help="Layer of the h5ad: a statistic of Open Problems' files.")
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="Metrics, separated by commas (default: all).")
+    ] = None,
+    headline: Annotated[
+        str | None,
+        typer.Option(help="Metrics whose mean ranks (default: those no rescaling moves)."),
     ] = None,
     negative: Annotated[
         str, typer.Option(help="Negative controls, separated by commas.")
@@ -58,20 +66,22 @@ def _score_predictions(
         str, typer.Option(help="exact, truth (a prediction may have more) or intersection.")
     ] = "exact",
     rows: Annotated[str, typer.Option(help="exact, truth or intersection.")] = "exact",
-    conditions: Annotated[
+    missing: Annotated[
+        str, typer.Option(help="Missing predictions: refuse, or zeros (count them as 0).")
+    ] = "refuse",
+    strata: Annotated[
         Path | None,
         typer.Option(help="CSV of cell_type, compound and columns to stratify by, e.g. n_cells."),
     ] = None,
     clusters: Annotated[
-        str | None,
-        typer.Option(help="Resample conditions of one compound (or any column) together."),
-    ] = None,
+        str, typer.Option(help="Column whose equals are resampled together; none: each condition.")
+    ] = "compound",
     layout: Annotated[
-        str | None, typer.Option(help="Column of --conditions that says where each was measured.")
+        str | None, typer.Option(help="Column of --strata that says where each was measured.")
     ] = None,
-    reference: Annotated[
+    train: Annotated[
         Path | None,
-        typer.Option(help="DE table of the training rows: their mean is the perturbed mean."),
+        typer.Option(help="The DE table to learn from: its mean is the perturbed mean."),
     ] = None,
     duplicate: Annotated[
         Path | None, typer.Option(help="DE table of withheld replicates: the positive control.")
@@ -88,7 +98,7 @@ def _score_predictions(
     as_json: Json = False,
 ) -> None:
     """Score tables of predicted signed -log10 p against the measured one, between two controls (to
-    fit the methods, too: compare; cells of a trained model: evaluate).
+    fit the methods, too: compare; of a trained model's cells: evaluate; of any: score-cells).
 
     TRUTH and PREDICTION are DE tables of perturbgen de, a parquet or CSV with columns cell_type and
     compound (or sm_name) and one a gene, Open Problems' h5ad, or with --id-map a submission file.
@@ -106,11 +116,11 @@ def _score_predictions(
     # told before large files are read, and even where none of them is a DE table
     DETable.require_statistic(statistic)
     files = _name_files(predictions)
-    _check_layer(layer, [truth, reference, duplicate, *files.values()])
+    _check_layer(layer, [truth, train, duplicate, *files.values()])
     read: dict[str, Any] = {"id_map": id_map, "statistic": statistic, "layer": layer}
     true = read_de_table(truth, **read)
     tables = {name: read_de_table(path, **read) for name, path in files.items()}
-    mean = read_de_table(reference, **read).mean() if reference else None
+    mean = read_de_table(train, **read).mean() if train else None
     if duplicate is not None:
         tables[_DUPLICATE] = interpolated_duplicate(read_de_table(duplicate, **read))
         positive = positive or _DUPLICATE
@@ -121,12 +131,14 @@ def _score_predictions(
         negatives=listed(negative),
         positive=positive,
         baselines=listed(baseline),
-        conditions=_read_conditions(conditions) if conditions else None,
-        clusters=clusters,
+        conditions=_read_conditions(strata) if strata else None,
+        clusters=None if clusters == "none" else clusters,
         layout=layout,
         metrics=listed(metrics) or None,
+        headline=listed(headline) or None,
         genes=genes,  # type: ignore[arg-type]
         rows=rows,  # type: ignore[arg-type]
+        missing=missing,  # type: ignore[arg-type]
         level=level,
         adjust=not raw_p,
         reference=mean,
@@ -182,13 +194,15 @@ def _show_card(card: Scorecard, *, as_json: bool) -> None:
         show_table([text.record()], as_json=True)
         return
     show_table(text.headline_records(), title=text.headline_note())
+    say(text.describe())
     means = card.overall.table.pivot(index="metric", columns="method", values="value")
     order = card.ranking["method"].tolist()
+    titles = text.titles()
     shown = []
     for metric, ranks in zip(card.metrics, card.overall.ranks, strict=True):
         arrow, ranges = "↑" if metric.higher_is_better else "↓", "yes" if ranks else "no"
         values = {name: float(means.loc[metric.name, name]) for name in order}
-        shown.append({"metric": metric.title, "": arrow, "range": ranges} | values)
+        shown.append({"metric": titles[metric.name], "": arrow, "range": ranges} | values)
     show_table(shown, title=f"means over {card.scores.shape[1]} conditions")
 
 
@@ -218,10 +232,11 @@ def _compare(
         Path, typer.Argument(metavar="CONFIG.toml", help="Data, splits, methods, controls.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of results \\[default: runs/compare-CONFIG].")
+        Path | None,
+        typer.Option(help="Output: a folder of results \\[default: runs/compare-CONFIG]."),
     ] = None,
     data: Annotated[
-        str | None, typer.Option(help="Folder of the data, over the file's data.folder.")
+        str | None, typer.Option(help="The data, in place of the configuration's: a folder.")
     ] = None,
     scheduler: Annotated[
         str, typer.Option(help="processes, or the address of a Dask scheduler.")
@@ -297,6 +312,8 @@ def show_comparison(found: Comparison, *, as_json: bool = False) -> None:
     times = found.jobs.groupby("method", sort=False)[["seconds", "processor"]].sum().T.to_dict()
     rows = [row | times[row["method"]] for row in text.headline_records()]
     show_table(rows, title=text.headline_note())
+    for note in [*found.tested, text.describe()]:
+        say(note)
     states = found.jobs["state"].value_counts()
     counts = [f"{states[name]} {name}" for name in ("done", "cached", "failed") if name in states]
     say(f"jobs: {', '.join(counts)}")

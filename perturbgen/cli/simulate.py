@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from perturbgen.cli.options import DryRun, Force, Json, Overrides, Seed, show_settings
+from perturbgen.cli.options import Config, DryRun, Force, Json, Overrides, Seed, show_settings
 from perturbgen.core.console import show_table
 
 
@@ -16,20 +16,23 @@ def _simulate(
         Path, typer.Argument(help="Folder to write; it appears only when it is complete.")
     ],
     preset: Annotated[
-        str, typer.Option(help="tiny (seconds), small (a minute), op3 (the real size) or op3_2025.")
+        str,
+        typer.Option(
+            help="Which preset: tiny (seconds), small (a minute), op3 (the real size) or op3_2025."
+        ),
     ] = "tiny",
     seed: Seed = 0,
-    baseline: Annotated[
+    means: Annotated[
         Path | None, typer.Option(help="CSV of real baseline means, cell types x genes.")
     ] = None,
     signatures: Annotated[Path | None, typer.Option(help="NPZ of real drug signatures.")] = None,
     effects: Annotated[
         Path | None, typer.Option(help="CSV of how strong real compounds are: sm_name, conserved.")
     ] = None,
-    layout: Annotated[
+    plan: Annotated[
         Path | None, typer.Option(help="Folder of the real compounds, wells and rows.")
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="TOML file, over the preset.")] = None,
+    config: Config = None,
     overrides: Overrides = None,
     force: Force = False,
     dry_run: DryRun = False,
@@ -42,13 +45,13 @@ def _simulate(
 
     Example: [bold]perturbgen simulate data/tiny --preset tiny --seed 0[/bold]
 
-    Example: [bold]perturbgen simulate data/semireal --preset small --layout op3
-    --baseline op3/means.csv --signatures op3/ranks.npz --set cells.per_well=100[/bold]
+    Example: [bold]perturbgen simulate data/semireal --preset small --plan op3
+    --means op3/means.csv --signatures op3/ranks.npz --set cells.per_well=100[/bold]
     """
     from perturbgen.simulation import preset_settings, simulate
 
     # real sources make the experiment semi-real; each may be given alone
-    sources = {"baseline": baseline, "signatures": signatures, "layout": layout, "effects": effects}
+    sources = {"baseline": means, "signatures": signatures, "layout": plan, "effects": effects}
     settings = preset_settings(preset, config=config, overrides=overrides or (), sources=sources)
     if dry_run:
         show_settings(settings, as_json=as_json)

@@ -11,7 +11,7 @@ from perturbgen.cli.options import Json
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import UserError
 
-_IdMap = Annotated[Path, typer.Option("--id-map", help="The rows to predict: id_map.csv.")]
+_IdMap = Annotated[Path, typer.Option("--id-map", help="id_map.csv: the condition of each row id.")]
 _Like = Annotated[
     Path, typer.Option(help="sample_submission.csv, or an h5ad: the genes and their order.")
 ]
@@ -23,7 +23,9 @@ def _submit(
     ],
     id_map: _IdMap,
     like: _Like,
-    out: Annotated[Path, typer.Option(help="submission.csv (Kaggle) or .h5ad (Open Problems).")],
+    out: Annotated[
+        Path, typer.Option(help="Output: submission.csv (Kaggle) or .h5ad (Open Problems).")
+    ],
     dataset_id: Annotated[
         str | None,
         typer.Option(help=".h5ad: the data set that is predicted, e.g. neurips-2023-data."),

@@ -6,7 +6,7 @@ import logging
 import time
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +15,6 @@ from perturbgen.cli.options import Columns, Device, Json, Layer, Seed, Vehicle, 
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
-
-if TYPE_CHECKING:
-    from anndata import AnnData
-
-    from perturbgen.de import DETable
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +30,7 @@ class _Kind(StrEnum):
     LEAVE_OUT = "leave-out"
     KAGGLE = "kaggle"
     KFOLD = "kfold"
+    CALIBRATION = "calibration"
 
 
 _OPTIONS = {
@@ -42,14 +38,17 @@ _OPTIONS = {
     _Kind.LEAVE_OUT: ("column", "value"),
     _Kind.KFOLD: ("column", "folds"),
     _Kind.KAGGLE: ("public",),
+    _Kind.CALIBRATION: ("conditions", "fraction"),
 }
+_NEEDED = {_Kind.LEAVE_OUT: ("column", "value"), _Kind.CALIBRATION: ("conditions",)}
+_CALIBRATION = {"share": 0.5, "validation": 0.1}  # of the known compounds, and of the other cells
 
 
 def _pseudobulk(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The h5ad file to write.")],
+    out: Annotated[Path, typer.Option(help="Output: an h5ad file.")],
     by: Annotated[
-        str, typer.Option(help="Columns of obs, separated by commas.")
+        str, typer.Option(help="What tells groups apart: columns of obs, separated by commas.")
     ] = "plate,well,cell_type",
     columns: Columns = None,
     layer: Layer = None,
@@ -94,8 +93,8 @@ def _pseudobulk(
 
 def _split(
     source: _Source,
-    out: Annotated[Path, typer.Option(help="The CSV file to write.")],
-    kind: Annotated[_Kind, typer.Option(help="What is withheld.")],
+    out: Annotated[Path, typer.Option(help="Output: a CSV file.")],
+    kind: Annotated[_Kind, typer.Option(help="Which kind, of what is withheld.")],
     column: Annotated[
         str | None, typer.Option(help="leave-out, kfold: the column whose values stay whole.")
     ] = None,
@@ -103,13 +102,22 @@ def _split(
         list[str] | None, typer.Option(help="leave-out: a value to withhold; repeatable.")
     ] = None,
     fraction: Annotated[
-        float | None, typer.Option(help="random: the share of validation cells; 0.032.")
+        float | None,
+        typer.Option(
+            help="The share that is withheld: random: of the cells, for validation; 0.032. "
+            "calibration: of the compounds known in the cell types to predict; 0.5."
+        ),
     ] = None,
-    folds: Annotated[int | None, typer.Option(help="kfold: how many; 5.")] = None,
+    folds: Annotated[int | None, typer.Option(help="How many folds: kfold; 5.")] = None,
     public: Annotated[
         int | None, typer.Option(help="kaggle: how many compounds are public; 50.")
     ] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(help="The conditions to predict: calibration; id_map.csv, or a csv."),
+    ] = None,
     columns: Columns = None,
+    vehicle: Vehicle = None,
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
@@ -119,13 +127,21 @@ def _split(
     each value of a column stays in one fold. kaggle: conditions instead of cells, as in the
     competition: 17 compounds are known in B and myeloid cells, the others are to be predicted.
 
+    calibration: what a model that is to predict --conditions should be trained with. Their own
+    cells are withheld, and some measured compounds of the same cell types: predict finds out on
+    those how far to trust the model, which would be too far on what it was trained on. A tenth of
+    the other cells are for validation.
+
     Example: [bold]perturbgen split counts.h5ad --kind leave-out --column cell_type
     --value "B cells" --out b.csv[/bold]
+
+    Example: [bold]perturbgen split counts.h5ad --kind calibration --conditions id_map.csv
+    --out split.csv[/bold], then [bold]perturbgen train config.toml --split split.csv[/bold]
     """
     import numpy as np
 
-    from perturbgen.core.tables import CONDITION
-    from perturbgen.data import Split
+    from perturbgen.core.tables import CONDITION, VEHICLE
+    from perturbgen.data import Split, read_conditions
 
     check_output(out, ".csv")
     # None where an option was not given, so that a needless one can be refused
@@ -135,10 +151,13 @@ def _split(
         "fraction": fraction,
         "folds": folds,
         "public": public,
+        "conditions": conditions,
     }
     options = {name: setting for name, setting in given.items() if setting is not None}
     _check_split_options(kind, options)
-    table = load(source, columns=columns, layer=None, vehicle=None).obs
+    wanted = None if conditions is None else read_conditions(conditions)
+    cells = load(source, columns=columns, layer=None, vehicle=vehicle)
+    table = cells.obs
     rng = np.random.default_rng(seed)
     if kind == _Kind.RANDOM:
         made = Split.random_cells(table, rng=rng, **options)
@@ -146,6 +165,10 @@ def _split(
         made = Split.leave_out(table, options["column"], options["value"])
     elif kind == _Kind.KFOLD:
         made = Split.kfold(table, options.get("folds", 5), rng=rng, by=column)
+    elif wanted is not None:
+        shares = _CALIBRATION if fraction is None else {**_CALIBRATION, "share": fraction}
+        vehicle = str(cells.uns.get("vehicle", VEHICLE))
+        made = Split.for_calibration(table, wanted, rng=rng, vehicle=vehicle, **shares)
     else:
         # Kaggle withheld conditions, not cells of them
         table = table.drop_duplicates(list(CONDITION)).reset_index(drop=True)
@@ -160,8 +183,7 @@ def _split(
 
 def _check_split_options(kind: _Kind, options: dict[str, Any]) -> None:
     """A kind of split has the options that it needs, and none that mean nothing to it."""
-    needed = ("column", "value") if kind == _Kind.LEAVE_OUT else ()
-    missing = [f"--{name}" for name in needed if name not in options]
+    missing = [f"--{name}" for name in _NEEDED.get(kind, ()) if name not in options]
     if missing:
         raise ConfigError(
             f"--kind {kind.value} needs {' and '.join(missing)}", fix="perturbgen split --help"
@@ -175,17 +197,25 @@ def _de(
     pseudobulk: Annotated[
         Path, typer.Argument(help="Raw counts, samples x genes (.h5ad).", show_default=False)
     ],
-    out: Annotated[Path | None, typer.Option(help="The DE table: .parquet or .h5ad.")] = None,
-    flavour: Annotated[str | None, typer.Option(help="A published recipe: kaggle or op3.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Output: the DE table, .parquet or .h5ad.")
+    ] = None,
+    flavour: Annotated[
+        str | None, typer.Option(help="A published recipe of the DE: kaggle or op3.")
+    ] = None,
     design: Annotated[
-        str | None, typer.Option(help='R formula, e.g. "~0 + {group} + donor + plate".')
+        str | None,
+        typer.Option(help='The design as an R formula, e.g. "~0 + {group} + donor + plate".'),
     ] = None,
     group: Annotated[str, typer.Option(help="The column whose levels are compared.")] = "compound",
     control: Annotated[
         str | None, typer.Option(help="The level which all others are compared with.")
     ] = None,
     by: Annotated[
-        str | None, typer.Option(help="Fit each level of this column apart, e.g. cell_type.")
+        str | None,
+        typer.Option(
+            help="What tells groups apart: a column whose levels are fitted apart, cell_type."
+        ),
     ] = None,
     joint: Annotated[
         bool, typer.Option("--joint", help="One fit of all combinations of --by and --group.")
@@ -193,6 +223,16 @@ def _de(
     backend: Annotated[str, typer.Option(help="native, or r (limma through rpy2).")] = "native",
     contrasts: Annotated[
         str | None, typer.Option(help="exact (default), or limma's approximation.")
+    ] = None,
+    contrast: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FORMULA", help='e.g. ab="drugA - drugB"; repeatable.'),
+    ] = None,
+    treat: Annotated[
+        float | None, typer.Option(metavar="LFC", help="Test log2 fold changes beyond this.")
+    ] = None,
+    analysis: Annotated[
+        Path | None, typer.Option(help="TOML of the design and a table of its contrasts.")
     ] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
     trend: Annotated[
@@ -217,7 +257,7 @@ def _de(
     verify: Annotated[
         int | None, typer.Option(help="Run this many genes through R, too, and compare.")
     ] = None,
-    plots: Annotated[Path | None, typer.Option(help="Write a page of plots (.html).")] = None,
+    plots: Annotated[Path | None, typer.Option(help="A page (.html), of plots.")] = None,
     min_cells: Annotated[
         int, typer.Option(min=0, help="Conditions of fewer cells are not listed (--out has them).")
     ] = 10,
@@ -230,6 +270,7 @@ def _de(
     The native backend gives R limma's numbers without R. Standard errors are exact unless you ask
     for limma's approximation with --contrasts limma (a flavour asks for it). The table has logFC,
     t, log10 p and adjusted p.
+    --contrast asks for any contrast of levels, coefficients, slopes and interactions instead.
 
     Example: [bold]perturbgen pseudobulk kang.h5ad --columns experiments/columns/kang.toml
     --by cell_type,donor,compound --out kang_sums.h5ad[/bold], then
@@ -238,7 +279,11 @@ def _de(
 
     Example: [bold]perturbgen de pseudobulk.h5ad --flavour kaggle --out de.parquet
     --verify 200[/bold]
+
+    Example: [bold]perturbgen de sums.h5ad --design "~0 + {group} + donor" --contrast
+    "ab=drugA - drugB" --contrast "mean=(drugA + drugB)/2 - DMSO" --treat 0.5[/bold]
     """
+    from perturbgen.cli.de import make_table, read_span, verify_backends, with_analysis
     from perturbgen.core.h5ad import open_h5ad
     from perturbgen.core.system import choose_device
     from perturbgen.data import take_layer
@@ -259,24 +304,32 @@ def _de(
         "robust": robust or None,
         "trend": trend or None,
         "normalise": normalise,
-        "span": _read_span(span),
+        "span": read_span(span),
         "gene_filter": gene_filter,
         "allow_fractional": allow_fractional,
         "rename_plates": not keep_plates,
     }
     device = choose_device(device) if device == "auto" else device
+    options, wanted, treat = with_analysis(analysis, options, contrast or (), treat)
+    options |= {"wanted": wanted, "treat": treat}
     adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:
-        _verify_backends(adata, verify, options, device=device, as_json=as_json)
+        verify_backends(adata, verify, options, device=device, as_json=as_json)
         if out is None and plots is None:  # asked for the comparison alone
             return
     started = time.perf_counter()
-    table = _make_table(adata, backend=backend, device=device, **options)
+    table = make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
     few = int((~table.enough(min_cells)).sum())
     title += f"; {few} conditions of fewer than {min_cells} cells are not listed" if few else ""
     if verify is None:
-        show_table(table.strongest(12, min_cells=min_cells), title=title, as_json=as_json)
+        rows = table.strongest(12, min_cells=min_cells)
+        show_table(rows, title=title, as_json=as_json)
+        if not as_json and any(row.get("slants") for row in rows):
+            say(
+                "slants: the median log2 fold change of the best expressed third of the genes less "
+                "that of the least; significance is then more of the sample than of the compound"
+            )
     if out is not None:
         table.write(out)
     if plots is not None:
@@ -286,57 +339,6 @@ def _de(
     if not as_json:
         for path in filter(None, (out, plots)):
             say(f"wrote {path}")
-
-
-def _read_span(text: str) -> float | str:
-    try:
-        return text if text == "adaptive" else float(text)
-    except ValueError:
-        raise ConfigError(
-            f"--span {text!r} is no number", expected="a number in (0, 1], or adaptive"
-        ) from None
-
-
-def _make_table(
-    adata: AnnData, *, flavour: str | None, rename_plates: bool, control: str | None, **options: Any
-) -> DETable:
-    """The table, in a flavour or by --design; options that are None keep their defaults."""
-    from perturbgen.core.tables import VEHICLE
-    from perturbgen.de import flavour_table, limma_table, usual_design
-
-    given = {key: value for key, value in options.items() if value is not None}
-    given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
-    if flavour is not None:
-        return flavour_table(adata, flavour=flavour, rename_plates=rename_plates, **given)
-    if not rename_plates:
-        raise ConfigError(
-            "--keep-plates belongs to a flavour: without one no plate is renamed",
-            fix="leave it out",
-        )
-    if "design" not in given:
-        group, by = options["group"], options["by"]
-        design = usual_design(adata.obs, group=group, control=given["control"], by=by)
-        log.info(
-            "design %s: what tells samples apart, where every contrast stays estimable", design
-        )
-        given["design"] = design
-    return limma_table(adata, **given)
-
-
-def _verify_backends(
-    adata: AnnData, genes: int, options: dict[str, Any], *, device: str, as_json: bool
-) -> None:
-    """Run some genes through both backends and show how far apart the numbers are."""
-    from perturbgen.de.r import compare_backends
-
-    def make(few: AnnData, backend: str) -> DETable:
-        # R computes on the processor, wherever the native backend does
-        where = "cpu" if backend == "r" else device
-        return _make_table(few, backend=backend, device=where, **options)
-
-    rows = compare_backends(adata, genes, make)
-    number = min(genes, adata.n_vars)
-    show_table(rows, title=f"native against R on {number} genes", as_json=as_json)
 
 
 VERBS = {"pseudobulk": _pseudobulk, "split": _split, "de": _de}

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from perturbgen.cli.options import (
-    Accelerator,
     Columns,
     Device,
     Devices,
@@ -46,13 +45,18 @@ def _train(
     config: Annotated[
         Path | None, typer.Argument(metavar="CONFIG.toml", help="What to train on what.")
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The cells, in place of data.path.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="The data, in place of the configuration's: cells.")
+    ] = None,
+    split: Annotated[
+        Path | None, typer.Option(help="What perturbgen split wrote, in place of data.split.")
+    ] = None,
     overrides: Overrides = None,
     resume: Resume = None,
     runs: Runs = Path("runs"),
     devices: Devices = 1,
     num_nodes: Annotated[int, typer.Option(min=1, help="Nodes.")] = 1,
-    accelerator: Accelerator = "auto",
+    device: Device = "auto",
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -75,20 +79,22 @@ def _train(
         raise ConfigError(
             "train takes either a CONFIG.toml or --resume RUN", fix="perturbgen train --help"
         )
-    if resume is not None and (data is not None or dry_run):
-        raise ConfigError("--data and --dry-run do not go with --resume", fix="leave them out")
+    if resume is not None and (data is not None or split is not None or dry_run):
+        raise ConfigError(
+            "--data, --split and --dry-run do not go with --resume", fix="leave them out"
+        )
     train_or_resume(
         CELLS,
         resume,
         config=config,
-        paths={"data.path": data},
+        paths={"data.path": data, "data.split": split},
         overrides=overrides or [],
         runs=runs,
         dry_run=dry_run,
         as_json=as_json,
         devices=devices,
         num_nodes=num_nodes,
-        accelerator=accelerator,
+        accelerator=device,
     )
 
 
@@ -129,9 +135,9 @@ def _encode(
     run: RunFolder,
     file: _Cells,
     out: Annotated[
-        Path, typer.Option(help="The h5ad file to write: obs, and the latent points in obsm.")
+        Path, typer.Option(help="Output: an h5ad of obs, and of the latent points in obsm.")
     ],
-    key: Annotated[str, typer.Option(help="Name of the latent points in obsm.")] = "X_latent",
+    key: Annotated[str, typer.Option(help="Entry of obsm, of the latent points.")] = "X_latent",
     columns: Columns = None,
     layer: Layer = None,
     device: Device = "auto",
@@ -165,15 +171,14 @@ def _evaluate(
     part: Annotated[
         str | None,
         typer.Option(
-            help="Only the run's cells of this part: train, validation, or another of its split."
+            help="Which part of the run's data: train, validation, or another of its split "
+            "\\[default: all of FILE]."
         ),
     ] = None,
-    samples: Annotated[
-        int, typer.Option(min=1, help="Importance samples a cell.")
-    ] = 128,
-    out: Annotated[Path | None, typer.Option(help="Write everything (.json) here, too.")] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 128,
+    out: Annotated[Path | None, typer.Option(help="Output: everything (.json).")] = None,
     plots: Annotated[
-        Path | None, typer.Option(help="A page (.html) of real beside generated cells.")
+        Path | None, typer.Option(help="A page (.html), of real beside generated cells.")
     ] = None,
     columns: Columns = None,
     layer: Layer = None,

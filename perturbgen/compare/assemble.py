@@ -22,14 +22,7 @@ from perturbgen.compare.methods import Method, extensions_of
 from perturbgen.compare.settings import CompareSettings
 from perturbgen.compare.tables import Book
 from perturbgen.core.console import progress
-from perturbgen.core.errors import (
-    ConfigError,
-    InputError,
-    PerturbgenError,
-    SchemaError,
-    shorten,
-    suggest,
-)
+from perturbgen.core.errors import ConfigError, InputError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import atomic_path, only_writer, require_writable
 from perturbgen.core.runs import environment
 from perturbgen.core.tables import CONDITION, NAMES, read_frame, require_columns, with_compound
@@ -37,7 +30,6 @@ from perturbgen.evaluate import (
     HEADLINE,
     Scorecard,
     Values,
-    choose_metrics,
     effect_sizes,
     find_labels,
     join_scores,
@@ -65,6 +57,11 @@ class Comparison:
     described: pd.DataFrame | None = None
     runs: Mapping[str, Any] = field(default_factory=dict)
     ladder: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def tested(self) -> list[str]:
+        """Which conditions are tested, where they are few for a reason that is not seen."""
+        return Fold.tested(self.settings.splits, self.folds, self.book.conditions)
 
     @property
     def failures(self) -> dict[Job, Outcome]:
@@ -302,16 +299,11 @@ def _run_all(jobs: list[Job], scheduler: str, workers: int | None) -> dict[Job, 
 
 def _check_metrics(settings: CompareSettings) -> None:
     """The metrics exist and can be computed, the headline is among them."""
-    chosen = choose_metrics(
-        settings.score.metrics, reference=True, layout=bool(settings.score.layout)
-    )
+    chosen = settings.score.chosen(layout=bool(settings.score.layout))
     for metric in chosen:
         if metric.code:  # told now: every job would fail with it
             require_kept(metric)
     names = {metric.name for metric in chosen}
-    for name in settings.score.headline or ():
-        if name not in names:
-            raise ConfigError(f"score.headline: {name!r} is not computed", fix=suggest(name, names))
     if not settings.score.headline and not names & set(HEADLINE):
         raise ConfigError(
             "none of the headline's metrics is computed",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from perturbgen.core.tables import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS, Split
 
 _TRAIN = "train"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,26 @@ class Fold:
             for name in CONDITION
         }
         return pd.DataFrame({"part": self.part, **seen}, labels)
+
+    @classmethod
+    def tested(
+        cls, splits: Mapping[str, SplitSettings], folds: list[Fold], index: pd.MultiIndex
+    ) -> list[str]:
+        """How many conditions are tested, where a split tests those of sparse cell types alone."""
+        said = []
+        for name, split in splits.items():
+            own = [fold for fold in folds if fold.split == name]
+            rows = np.unique(np.concatenate([fold.test for fold in own]))
+            types = sorted(index[rows].get_level_values("cell_type").unique())
+            every = index[np.unique(np.concatenate([own[0].test, own[0].train]))]
+            others = every.get_level_values("cell_type").nunique() - len(types)
+            if split.kind == "compounds" and split.targets is None and others:
+                said.append(
+                    f"{len(rows)} of {len(every)} conditions are tested: those of "
+                    f"{shorten(types)}, measured with less than half of the compounds, which is "
+                    f"where predictions are wanted (splits.{name}.targets names other cell types)."
+                )
+        return said
 
     @classmethod
     def all(
@@ -135,7 +157,15 @@ def _withheld_compounds(name: str, split: SplitSettings, book: Book) -> list[Fol
     rows = _eligible(split, book)
     index = pd.MultiIndex.from_tuples(list(book.table.index[rows]), names=book.table.index.names)
     rng = np.random.default_rng(split.seed)
-    found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
+    try:
+        found = mimic_folds(index, folds=split.folds, rng=rng, targets=split.targets)
+    except SchemaError as error:
+        way = 'kind = "cell_types" withholds one cell type at a time'
+        raise SchemaError(
+            f"split {name!r}: {error.what}",
+            expected=error.expected,
+            fix=f"{error.fix}; or {way}" if error.fix else f"{way} (splits.{name})",
+        ) from None
     return [_without(name, fold, rows, index.isin(out)) for fold, out in found.items()]
 
 
@@ -157,6 +187,13 @@ def _file_folds(name: str, split: SplitSettings, book: Book, data: TableSettings
         raise SchemaError(
             f"{split.file} is a split of cells", expected="one of conditions (cell_type, compound)"
         )
+    # A split of cells' conditions names the vehicle, and what had too few samples to be compared.
+    learnt = found.parts.index[found.parts == _TRAIN]
+    absent = learnt.difference(book.table.index)
+    if 0 < len(absent) < len(learnt):
+        found = Split(found.parts.drop(absent), found.kind, found.apart)
+        labels = shorten([" | ".join(key) for key in absent], 3)
+        log.info("%d conditions of %s are not in the table: %s", len(absent), split.file, labels)
     found.check_leaks(book.table.index.to_frame(index=False))
     parts = found.parts.reindex(book.table.index).to_numpy(object)
     names = tuple(sorted(set(parts) - {_TRAIN}))

@@ -34,7 +34,7 @@ from perturbgen.compare.tables import Book
 from perturbgen.core.errors import ConfigError, MissingDependencyError, PerturbgenError, SchemaError
 from perturbgen.core.files import atomic_path
 from perturbgen.core.system import STOP, cores
-from perturbgen.evaluate import choose_metrics, place, score
+from perturbgen.evaluate import place, score
 
 PROCESSES: Final = "processes"
 log = logging.getLogger(__name__)
@@ -83,9 +83,11 @@ class Job:
         """The grid; a method that is not random is fitted once, whatever the number of seeds."""
         data, asked = book.hash, settings.score
         scored = asked.model_dump(mode="json", include={"metrics", "level", "adjust"})
+        chosen = asked.chosen(layout=book.layout is not None)
+        if asked.headline is not None:
+            scored["metrics"] = [metric.name for metric in chosen]
         if book.layout is not None:
             scored["layout"] = book.layout.tolist()
-        chosen = choose_metrics(asked.metrics, reference=True, layout=book.layout is not None)
         if extensions := {metric.name: metric.code for metric in chosen if metric.code}:
             scored["extensions"] = extensions
         jobs: list[Job] = []
@@ -158,7 +160,7 @@ class Job:
             found = score(
                 book.table.iloc[self.fold.test],
                 predicted,
-                metrics=self.score.metrics,
+                metrics=[metric.name for metric in self.score.chosen(layout=layout is not None)],
                 reference=train.mean(),
                 layout=layout,
                 level=self.score.level,

@@ -21,7 +21,7 @@ from perturbgen.compare.tables import read_effects
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.runs import file_hash, package_version
 from perturbgen.data import read_h5ad, read_smiles
-from perturbgen.evaluate import METRICS, choose_metrics, interpolated_duplicate
+from perturbgen.evaluate import METRICS, interpolated_duplicate
 
 if TYPE_CHECKING:
     from perturbgen.predict import PredictSettings, RunFiles
@@ -120,7 +120,7 @@ class Method:
 def extensions_of(settings: CompareSettings) -> list[str]:
     """The baselines and metrics of other packages in a comparison, and where they are from."""
     asked = settings.score
-    chosen = choose_metrics(asked.metrics, reference=True, layout=bool(asked.layout))
+    chosen = asked.chosen(layout=bool(asked.layout))
     named = [spec.baseline for spec in settings.all_methods.values() if spec.baseline]
     found = [find_baseline(name).extension for name in named]
     found += [METRICS.extension(metric.name) for metric in chosen if metric.code]
@@ -178,7 +178,9 @@ def _from_run(name: str, spec: MethodSettings, data: TableSettings) -> Method:
 
     runs = [data.find_run(path) for path in (spec.run, spec.calibration_run) if path]
     cells = data.find(spec.cells, "file of cells").absolute()
-    files = RunFiles(runs[0], cells, *runs[1:]).require()
+    columns = data.find(spec.columns, "column map").absolute() if spec.columns else None
+    other = runs[1] if len(runs) > 1 else None
+    files = RunFiles(runs[0], cells, other, columns).require()
     # Without the seed, which is the job's.
     settings = _run_settings(name, spec).model_dump(mode="json", exclude={"seed"})
     record = {"settings": settings, **files.record()}

@@ -74,7 +74,7 @@ def _sections(found: Comparison) -> list[str]:
         }
         for fold in found.folds
     ]
-    return [*parts, "## Grid", markdown_table(grid)]
+    return [*parts, "## Grid", *found.tested, markdown_table(grid)]
 
 
 def _latent_notes(found: Comparison) -> list[str]:
@@ -120,7 +120,7 @@ def _write_report(
         intervals=found.intervals(),
         ladder=found.ladder,
         metadata=found.environment,
-        warnings=_latent_notes(found),
+        warnings=[*found.tested, *_latent_notes(found)],
     )
     if found.failures:
         page.section("Failed", "These methods are not ranked.")
@@ -157,11 +157,13 @@ class Leaderboard:
             error, nothing = float(table[best.method, _RMSE]), float(table["zeros", _RMSE])
             score, zeros = f"{error:.4f}", f"{nothing:.4f}"
             ratio = f"{error / nothing:.3f}" if nothing else "-"
+        # Of fewer than five conditions there is no interval.
+        apart = "" if pd.isna(best.low) else f" [{best.low:.3f}, {best.high:.3f}]"
         revision = found.environment["git"] or "unknown"
         row = (
             datetime.now(UTC).date().isoformat(),
             config,
-            f"{best.method} (headline {best.value:.3f} [{best.low:.3f}, {best.high:.3f}])",
+            f"{best.method} (headline {best.value:.3f}{apart})",
             score,
             zeros,
             ratio,

@@ -7,13 +7,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any, Final
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from perturbgen.baselines import find_baseline
 from perturbgen.core.config import Settings
 from perturbgen.core.errors import InputError, suggest
 from perturbgen.core.files import require_file
 from perturbgen.core.runs import find_run
 from perturbgen.data import TARGETS
+from perturbgen.evaluate import Metric, choose_metrics
 
 # Strong ones that are quick: a comparison without any setting takes minutes, not hours.
 _DEFAULT_METHODS: Final = (
@@ -30,18 +38,6 @@ _DEFAULT_METHODS: Final = (
     "neighbours",
     "xgboost",
 )
-# What a model is worth is what it adds to these, so the report counts how many it beats.
-_SIMPLE: Final = (
-    "gene_mean",
-    "compound_mean",
-    "compound_median",
-    "cell_type_mean",
-    "additive",
-    "shrunken_additive",
-    "random_draw",
-    "nearest_replicate",
-)
-
 # The keys that each kind of split has a use for, beside `kind`: any other one is a mistake.
 _KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "kaggle": ("targets", "known", "public", "learn", "test", "seed"),
@@ -139,17 +135,30 @@ class SplitSettings(Settings):
         """The kind exists and makes use of every key."""
         if self.kind not in _KINDS:
             raise ValueError(f"there is no split {self.kind!r}: {suggest(self.kind, _KINDS)}")
-        # Set to other than the default, for a printed configuration lists the defaults, too.
+        # Set to other than the default, for configurations printed by 1.0 list the defaults, too.
         fields = type(self).model_fields
         changed = {name for name in fields if getattr(self, name) != fields[name].default}
         useless = sorted(changed - {"kind", *_KINDS[self.kind]})
         if useless:
-            raise ValueError(f"a split of kind {self.kind!r} makes no use of {', '.join(useless)}")
+            raise ValueError(
+                f"a split of kind {self.kind!r} makes no use of {', '.join(useless)}: it uses "
+                f"{', '.join(_KINDS[self.kind])}"
+            )
         if self.kind == "file" and not self.file:
             raise ValueError("a split of kind 'file' needs its file")
         if self.rows not in ("train", "all"):
             raise ValueError(f"rows is 'train' or 'all', not {self.rows!r}")
         return self
+
+    @model_serializer(mode="wrap")
+    def of_its_kind_alone(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The keys that its kind makes use of."""
+        return {key: value for key, value in write(self).items() if key in self.uses}
+
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """The keys that a split of this kind makes use of."""
+        return ("kind", *_KINDS[self.kind])
 
     @property
     def target_types(self) -> tuple[str, ...]:
@@ -171,6 +180,9 @@ class MethodSettings(Settings):
     run: str = Field("", description="directory of a run of perturbgen train")
     cells: str = Field(
         "", description="run: h5ad of measured cells, all that it was trained on among them"
+    )
+    columns: str = Field(
+        "", description="run: column map of other cells than its own, which its own map reads"
     )
     calibration_run: str = Field(
         "", description="run: another one, which withheld measured conditions to calibrate on"
@@ -194,8 +206,8 @@ class MethodSettings(Settings):
             )
         if not self.predictions and (self.layer or self.interpolate):
             raise ValueError("layer and interpolate belong to a file of predictions")
-        if not self.run and (self.cells or self.calibration_run):
-            raise ValueError("cells and calibration_run belong to a run")
+        if not self.run and (self.cells or self.columns or self.calibration_run):
+            raise ValueError("cells, columns and calibration_run belong to a run")
         if self.run and not self.cells:
             raise ValueError("a run needs cells, the file of measured cells that it predicts among")
         return self
@@ -215,7 +227,7 @@ class _ControlSettings(Settings):
         (), description="shown without a place: a replicate beside the oracle"
     )
     baselines: tuple[str, ...] | None = Field(
-        None, description="what must be beaten; the simple ones by default"
+        None, description="what must be beaten; all built-in baselines by default"
     )
 
 
@@ -234,7 +246,9 @@ class ScoreSettings(Settings):
         None, min_length=1, description="those to compute; all that there is enough for"
     )
     headline: tuple[str, ...] | None = Field(
-        None, min_length=1, description="those whose mean ranks the methods; the scale-free ones"
+        None,
+        min_length=1,
+        description="those whose mean ranks the methods, computed in any case; the scale-free ones",
     )
     level: _Level = Field(0.05, description="p below which a gene responds")
     adjust: bool = Field(True, description="p is Benjamini-Hochberg adjusted within each condition")
@@ -249,6 +263,10 @@ class ScoreSettings(Settings):
     intervals: tuple[_Level, ...] = Field(
         (0.5, 0.9), description="nominal levels whose coverage the report shows"
     )
+
+    def chosen(self, *, layout: bool) -> list[Metric]:
+        """The metrics to compute, those of the headline among them."""
+        return choose_metrics(self.metrics, headline=self.headline, reference=True, layout=layout)
 
 
 class CompareSettings(Settings):
@@ -313,12 +331,43 @@ class CompareSettings(Settings):
 
     @property
     def baselines(self) -> tuple[str, ...]:
-        """The methods that must be beaten, controls aside."""
+        """The methods that must be beaten, controls aside: unless they are told, those of ours.
+
+        What others bring (module:Class, an entry point, a file, a run) is a method.
+        """
         controls = (*self.controls.negatives, self.controls.positive, *self.controls.references)
         asked = self.controls.baselines
         if asked is None:
-            asked = tuple(n for n, m in self.all_methods.items() if m.baseline in _SIMPLE)
+            asked = tuple(
+                name
+                for name, method in self.all_methods.items()
+                if method.baseline and find_baseline(method.baseline).is_bar
+            )
         return tuple(name for name in asked if name not in controls)
+
+    def to_toml(self) -> str:
+        """The resolved configuration; what has no value stands there as a comment."""
+        import tomli_w
+
+        written = tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+        tables: dict[str, Settings] = {"data": self.data, "controls": self.controls}
+        tables |= {"score": self.score}
+        tables |= {f"splits.{name}": split for name, split in self.splits.items()}
+        for name, table in tables.items():
+            written = _with_unset(written, name, table)
+        return written
+
+
+def _with_unset(written: str, name: str, table: Settings) -> str:
+    """TOML with a comment for each key of a table that has no value, which TOML cannot say."""
+    used = getattr(table, "uses", tuple(type(table).model_fields))
+    unset = [
+        f"# {key} = ...  ({field.description})\n"
+        for key, field in type(table).model_fields.items()
+        if key in used and getattr(table, key) is None
+    ]
+    head = f"[{name}]\n"
+    return written.replace(f"\n{head}", "\n" + head + "".join(unset), 1)
 
 
 def _kind_from_key(tables: Any, key: str, *, unless: tuple[str, ...] = ()) -> Any:

@@ -245,7 +245,14 @@ def _load(extension: Extension) -> Any:
     try:
         return reduce(getattr, place.split("."), module)
     except AttributeError:
-        known = [key for key in vars(module) if key[0] != "_"]
+        # What it imports is not its own.
+        known = [
+            key
+            for key, value in vars(module).items()
+            if key[0] != "_"
+            and not isinstance(value, ModuleType)
+            and getattr(value, "__module__", name) in (name, type(value).__module__)
+        ]
         raise ConfigError(
             f"{extension}: {name} has no {place!r}: {suggest(place, known)}"
         ) from None

@@ -79,11 +79,12 @@ def find_run(path: str | Path) -> Path:
     called = {number: run.name.partition("-")[2] for number, run in runs.items()}
     fits = [n for n in runs if not name or re.fullmatch(rf"{re.escape(name)}(-s\d+)?", called[n])]
     if not fits:
+        other = "perturbgen train, or another folder: RUNS/latest"
         names = sorted({re.sub(r"-s\d+$", "", called[number]) for number in runs})
         raise InputError(
             f"no run {f'called {name!r} ' if name else ''}in {path.parent}",
             expected="one that perturbgen train made",
-            fix=suggest(name, names) if name and names else "name the folder: RUNS/latest",
+            fix=suggest(name, names) if names else other,
         )
     return runs[max(fits)]
 

@@ -9,9 +9,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ContextDecorator, ExitStack, contextmanager, suppress
 from functools import lru_cache
 from math import inf
 from pathlib import Path
@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 _KEPT = 32 << 20  # bytes of the largest array of a block of genes
+_SHARED = 4_000_000  # numbers from which work is shared out among threads
 
 
 class _Stop:
@@ -224,19 +225,62 @@ def _cpu_flags() -> frozenset[str]:
     return frozenset()
 
 
+class _OneBlasThread(ContextDecorator):
+    """A context, or decorator, in which BLAS starts no threads of its own.
+
+    Of a product of a few thousand numbers its second thread does next to nothing, and where other
+    programs keep the cores busy the first one waits for it, each time. One within another costs
+    nothing.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._depth, self._limits = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._depth += 1
+            if self._depth == 1:
+                self._limits.enter_context(threadpool_limits(1, user_api="blas"))
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._depth -= 1
+            if not self._depth:
+                self._limits.close()
+
+
+ONE_BLAS_THREAD: Final = _OneBlasThread()
+
+
 def spread(
     work: Callable[[range], None],
     total: int,
     *,
     step: int,
+    size: int | None = None,
     done: Callable[[float], None] | None = None,
 ) -> None:
-    """Call ``work`` on every range of ``step`` items, in threads; their number changes nothing."""
+    """Call ``work`` on every range of ``step`` items, in threads; their number changes nothing.
+
+    ``size`` is how many numbers the items are in all: few are not shared out, since threads that
+    wait for each other on busy cores take longer than the work.
+    """
     keep_freed_memory(_KEPT)
+    ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
+    threads = min(cores(as_omp=True), len(ranges))
+    if threads < 2 or (size is not None and size < _SHARED):
+        with ONE_BLAS_THREAD:
+            _report(ranges, map(work, ranges), done)
+        return
     # numpy and scipy release the interpreter's lock in the loops that take the time, so threads do;
     # BLAS must not start its own inside each of them.
-    ranges = [range(start, min(start + step, total)) for start in range(0, total, step)]
-    with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(cores(as_omp=True)) as pool:
-        for piece, _ in zip(ranges, pool.map(work, ranges), strict=True):
-            if done is not None:
-                done(len(piece))
+    with ONE_BLAS_THREAD, ThreadPoolExecutor(threads) as pool:
+        _report(ranges, pool.map(work, ranges), done)
+
+
+def _report(
+    ranges: list[range], working: Iterable[None], done: Callable[[float], None] | None
+) -> None:
+    for piece, _ in zip(ranges, working, strict=True):
+        if done is not None:
+            done(len(piece))

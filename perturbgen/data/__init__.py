@@ -3,6 +3,7 @@
 from perturbgen.core.h5ad import write_h5ad
 from perturbgen.data.aggregate import groups_of, layout_of, pseudobulk
 from perturbgen.data.backing import SparseRows
+from perturbgen.data.column_names import name_rank
 from perturbgen.data.covariates import (
     CovariateEncoder,
     complete,
@@ -10,7 +11,7 @@ from perturbgen.data.covariates import (
     read_smiles,
     require_same_genes,
 )
-from perturbgen.data.h5ad import SparseH5ad, our_obs, read_h5ad, take_layer
+from perturbgen.data.h5ad import SparseH5ad, genes_of, our_obs, read_h5ad, take_layer
 from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
     is_gene,

@@ -178,26 +178,37 @@ class Split:
         rng: np.random.Generator,
         share: float,
         validation: float,
+        vehicle: str | None = None,
     ) -> Split:
         """Cells to train on, to validate on, and to calibrate a prediction of ``wanted`` on.
 
         ``wanted`` are conditions (cell_type, compound); their cells, if there are any, are the part
-        "hidden". Of the compounds known in the wanted cell types (those flagged in ``control``
-        aside), a ``share``, two at least, go into the part "calibration" in all of these types; a
-        share of 0 withholds none. A share ``validation`` of the rest is the part of that name.
+        "hidden". Of the compounds known in the wanted cell types (``vehicle`` and those flagged in
+        ``control``, where there is such a column, aside), a ``share``, two at least, go into the
+        part "calibration" in all of these types; a share of 0 withholds none. A share
+        ``validation`` of the rest is the part of that name.
         """
+        if not 0 <= share <= 1:
+            raise SchemaError(f"a calibration fraction of {share}", expected="between 0 and 1")
         condition, asked = _complete_conditions(obs), _complete_conditions(wanted)
         kinds = asked.unique(level="cell_type")
         in_kinds = condition.get_level_values("cell_type").isin(kinds)
         withheld = condition.isin(asked)
-        flagged = complete(obs, "control").astype(str).str.lower().isin(["true", "1"]).to_numpy()
         compound = condition.get_level_values("compound")
+        flagged = (compound == vehicle).copy()
+        if "control" in obs:
+            flagged |= complete(obs, "control").astype(str).str.lower().isin(["true", "1"])
         there = compound[in_kinds & ~withheld].unique()
         known = np.sort(there.difference(compound[flagged].unique()))
         chosen = rng.permutation(known)[: max(2, round(share * len(known))) if share else 0]
         if share and len(chosen) < 2:
             what = f"{len(known)} compounds are known in {shorten(kinds)}"
-            raise SchemaError(what, expected="two or more, to calibrate on")
+            raise SchemaError(
+                what,
+                expected="two or more, to calibrate on",
+                fix="predict with an estimator that calibrates on nothing: "
+                "--estimator mean_t --replicates 10",
+            )
         parts = np.where(rng.random(len(obs)) < validation, "validation", "train").astype(object)
         parts[in_kinds & compound.isin(chosen)] = "calibration"
         # Last, since a wanted condition is never learnt from, whatever else was drawn.

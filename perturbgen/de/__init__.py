@@ -7,9 +7,17 @@
 >>> table.signed_log10_p
 """
 
-from perturbgen.de.counts import filter_by_expr, tmm_factors
+from perturbgen.de.batch import remove_batch_effect
+from perturbgen.de.blocks import duplicate_correlation
+from perturbgen.de.contrast_table import contrast_table
 from perturbgen.de.limma import FLAVOURS, flavour_table, limma_table
+from perturbgen.de.linear import LinearFit, fit
+from perturbgen.de.mds import mds
+from perturbgen.de.moderated import Moderated
+from perturbgen.de.normalise import filter_by_expr, log_cpm, norm_factors, tmm_factors
 from perturbgen.de.plan import usual_design
+from perturbgen.de.quality import array_weights
+from perturbgen.de.sets import camera, fry, read_gmt, roast
 from perturbgen.de.table import DETable, labelled, read_de_table
 from perturbgen.de.tails import log_p_t
-from perturbgen.de.voom import voom
+from perturbgen.de.weighting import voom

@@ -58,15 +58,16 @@ function drawTable() {
   const wanted = $("only").value.trim().toLowerCase();
   const rows = everyone.filter((row) => enough(row) && data.conditions[row].toLowerCase().includes(wanted))
     .sort((a, b) => data.hits[b] - data.hits[a]);
-  fill("condition-rows", ["condition", "genes", ...sizes, "slants", "up", "largest |log2 FC|", "controls"],
-    rows.map((row) => [data.conditions[row], data.hits[row], ...size(row), slants(row) ? number(data.slant[row], 1) : "",
-      data.up[row], data.largest[row], data.controls[row]]), (i) => pick(rows[i]));
+  const some = rows.some(slants);  // a column of nothing asks what it is for
+  fill("condition-rows", ["condition", "genes", ...sizes, ...(some ? ["slants"] : []), "up", "largest |log2 FC|", "controls"],
+    rows.map((row) => [data.conditions[row], data.hits[row], ...size(row),
+      ...(some ? [slants(row) ? number(data.slant[row], 1) : ""] : []), data.up[row], data.largest[row], data.controls[row]]), (i) => pick(rows[i]));
   const few = everyone.filter((row) => !enough(row)).length;
   const left = counted ? `${few} of ${everyone.length} conditions have fewer than ${least()} cells and are left out. `
     : "The pseudobulk does not say how many cells a sample has (n_cells): no condition is left out. ";
   $("table-note").textContent = `${rows.length} conditions; genes are those of adjusted p < ${data.level}. ${left}`
-    + `Slants: the median log2 fold change of the best expressed third of the genes less that of the least, where it `
-    + `is over ${data.slants_from}; then significance is more of the sample than of the compound.`;
+    + (some ? `Slants: the median log2 fold change of the best expressed third of the genes less that of the least, where it `
+    + `is over ${data.slants_from}; then significance is more of the sample than of the compound.` : "");
 }
 
 function scatter(id, x, y, names, significant, titles) {
@@ -120,10 +121,11 @@ function drawGene() {
     const row = ofGene()[gene * most + i];
     return row !== UNTESTED && enough(row);
   });
-  fill("conditions-of", ["condition", ...sizes, "log2 FC", "−log10 p", "slants"], ranks.map((i) => {
+  const some = ranks.some((i) => slants(ofGene()[gene * most + i]));
+  fill("conditions-of", ["condition", ...sizes, "log2 FC", "−log10 p", ...(some ? ["slants"] : [])], ranks.map((i) => {
     const row = ofGene()[gene * most + i];
     return [data.conditions[row], ...size(row), geneEffect()(gene, i), geneEvidence()(gene, i),
-      slants(row) ? number(data.slant[row], 1) : ""];
+      ...(some ? [slants(row) ? number(data.slant[row], 1) : ""] : [])];
   }));
   $("gene-note").textContent = `The conditions in which ${data.genes[gene]} has the least p: of the ${most} first those of `
     + `${least()} cells or more.`;

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.linalg import solve_triangular
 
 from perturbgen.core.errors import DesignError, shorten
-from perturbgen.de.formula import model_matrix
+from perturbgen.de.formula import model_matrix, offset_of
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +27,8 @@ class Design:
 
     ``matrix`` (samples, columns) has every column that R would make; ``kept`` indexes those that
     are not combinations of earlier ones. ``level_column`` says which column stands for each level
-    of the compared factor (-1 for a level that is the reference of treatment coding).
+    of the compared factor (-1 for a level that is the reference of treatment coding). ``offset``
+    (samples,) is the formula's, in log2, if it has one; ``factors`` has the levels of every factor.
     """
 
     matrix: _Array
@@ -35,15 +37,26 @@ class Design:
     kept: NDArray[np.intp]
     levels: tuple[str, ...] = ()
     level_column: NDArray[np.intp] | None = None
+    offset: _Array | None = None
+    factors: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @classmethod
     def from_formula(
         cls, formula: str, obs: pd.DataFrame, group: pd.Series | None = None
     ) -> Design:
         """The design of an R formula over samples; ``{group}`` in it stands for ``group``."""
-        matrix, columns, levels, level_column = model_matrix(formula, obs, group)
-        kept = _independent_columns(matrix)
-        design = cls(matrix, columns, obs.index, kept, levels, level_column)
+        coded = model_matrix(formula, obs, group)
+        kept = _independent_columns(coded.matrix)
+        design = cls(
+            coded.matrix,
+            coded.columns,
+            obs.index,
+            kept,
+            coded.levels,
+            coded.level_column,
+            offset_of(formula, obs),
+            coded.factors,
+        )
         if design.aliased:
             # plates nested in donors, say: no mistake, so no warning
             words = "columns of the design that others determine are dropped: %s"
@@ -108,15 +121,37 @@ class Design:
         They are those in the row space of the design: with X = X_kept B, the weights must equal
         weights_kept B.
         """
-        dropped = self.dropped
-        if not len(dropped):
+        if not len(self.dropped):
             return np.ones(len(weights), dtype=bool)
+        return np.asarray(~self._disagreeing(weights)[0].any(axis=1))
+
+    def _disagreeing(self, weights: _Array) -> tuple[NDArray[np.bool_], _Array]:
+        """Which dropped columns (functions, dropped) have other weights than what they are made of.
+
+        And what that is: the dropped columns as combinations (columns, dropped) of the kept ones.
+        """
+        dropped = self.dropped
         combination = self.basis.solve(self.matrix[:, dropped])
         expected = weights[:, self.kept] @ combination[self.kept]
         # a tolerance relative to the coefficients: covariates may have any unit
         largest = np.maximum(np.abs(combination).max(axis=0), 1)
         size = np.abs(weights).max(axis=1, keepdims=True) * largest
-        return (np.abs(weights[:, dropped] - expected) <= 1e-8 * size).all(axis=1)
+        wrong: NDArray[np.bool_] = np.abs(weights[:, dropped] - expected) > 1e-8 * size
+        return wrong, combination
+
+    def explain(self, weights: _Array) -> str:
+        """Why a linear function (columns,) is not estimable: which columns are confounded."""
+        wrong, combination = self._disagreeing(weights[None])
+        j = int(np.flatnonzero(wrong[0])[0])
+        column = combination[:, j]
+        parts = [
+            f"{'-' if column[k] < 0 else '+'} "
+            f"{'' if abs(abs(column[k]) - 1) < 1e-6 else f'{abs(column[k]):.3g} '}{self.columns[k]}"
+            for k in np.flatnonzero(np.abs(column) > 1e-6)
+        ]
+        shown = " ".join(parts[:6]) + (" ..." if len(parts) > 6 else "")
+        name = self.columns[self.dropped[j]]
+        return f"in these samples {name} is {shown.removeprefix('+ ') or 'nothing but zeros'}"
 
     @cached_property
     def basis(self) -> _Basis:

@@ -1,9 +1,10 @@
 """R-style model formulas: the columns that R's ``model.matrix`` makes of a table of samples.
 
-Terms are plain columns (in backticks where the name is not a word), ``factor(column)``, their
-interactions with ``:`` and ``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and
-categories are factors, numbers are slopes. Levels keep the order of a categorical column and are
-otherwise sorted by code point, as R does in the C locale.
+Terms are plain columns (in backticks where the name is not a word), ``factor(column)``, functions
+such as ``log(dose)`` and ``ns(time, df = 3)`` (``functions.py``), their interactions with ``:`` and
+``*``, and ``0`` or ``-1`` for "no intercept". Text, booleans and categories are factors, numbers
+are slopes. Levels keep the order of a categorical column and are otherwise sorted by code point, as
+R does in the C locale.
 
 Formulas are read and coded here. formulaic, which could do both, makes only independent columns of
 ``~ a:b``, where R makes all and limma's contrasts depend on which of those are dropped; and it
@@ -17,18 +18,18 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from perturbgen.core.errors import DesignError, SchemaError, shorten, suggest
+from perturbgen.de.functions import Expression, require_finite
+from perturbgen.de.terms import Reader, Term
 
 log = logging.getLogger(__name__)
 
 _Array = NDArray[np.float64]
-_Term = tuple[str, ...]
 _GROUP = "group__"  # stands for {group}, so that the compared column may have any name
 
 
@@ -49,25 +50,36 @@ class _Factor:
 
 @dataclass(frozen=True)
 class _Slope:
-    """A numeric variable: ``values`` (samples,)."""
+    """A numeric variable: ``values`` (samples, columns), of more than one column where a function
+    makes several.
+    """
 
-    name: str
+    names: list[str]
     values: _Array
 
 
 _Variables = Mapping[str, _Factor | _Slope]
 
 
-def model_matrix(
-    formula: str, obs: pd.DataFrame, group: pd.Series | None = None
-) -> tuple[_Array, tuple[str, ...], tuple[str, ...], NDArray[np.intp] | None]:
-    """A formula's matrix, its columns' names, the levels of ``group`` and the column of each level.
+@dataclass(frozen=True)
+class _Coded:
+    """A formula's ``matrix`` (samples, columns), the columns' names, the levels of every factor.
 
-    The matrix is (samples, columns). ``{group}`` in the formula is ``group``, always a factor; the
-    column is -1 for a level that treatment coding takes as its reference. Without a group there are
-    no levels, and None in place of their columns.
+    ``levels`` are those of the compared factor, and ``level_column`` is the column of each, -1 for
+    a level that treatment coding takes as its reference. Without a compared factor there are none.
     """
-    terms = _Reader(formula.replace("{group}", _GROUP)).terms()
+
+    matrix: _Array
+    columns: tuple[str, ...]
+    levels: tuple[str, ...]
+    level_column: NDArray[np.intp] | None
+    factors: dict[str, tuple[str, ...]]
+
+
+def model_matrix(formula: str, obs: pd.DataFrame, group: pd.Series | None = None) -> _Coded:
+    """The columns of a formula; ``{group}`` in it is ``group``, always a factor."""
+    reader = Reader(formula.replace("{group}", _GROUP))
+    terms = reader.terms()
     if group is not None and (_GROUP,) not in terms:
         what = f"the design {formula!r} does not hold the compared factor"
         raise DesignError(what, fix="write it as {group}")
@@ -75,20 +87,39 @@ def model_matrix(
         raise DesignError(
             f"{{group}} is in an interaction of {formula!r}, "
             "so no single contrast compares two of its levels",
-            fix="use by= (one fit a level) or joint=True (the combination is the group) instead",
+            fix="perturbgen.de.fit(...).contrasts({...}) asks for any contrast of coefficients; or "
+            "use by= (one fit a level) or joint=True (the combination is the group)",
         )
     names = dict.fromkeys(name for term in terms for name in term if name != _GROUP)
-    variables = {name: _make_variable(name, obs) for name in names}
+    calls = reader.calls
+    variables = {
+        name: _compute(calls[name], obs) if name in calls else _make_variable(name, obs)
+        for name in names
+    }
     if group is not None:
         variables[_GROUP] = _make_factor(_GROUP, group)
     coded = list(_code_terms(_drop_constant_factors(terms, variables), variables, len(obs)))
     matrix = np.hstack([block for _, block, _ in coded]) if coded else np.empty((len(obs), 0))
     columns = tuple(name for _, _, names in coded for name in names)
-    return matrix, columns, *_group_columns(coded, variables)
+    factors = {name: v.levels for name, v in variables.items() if isinstance(v, _Factor)}
+    return _Coded(matrix, columns, *_group_columns(coded, variables), factors)
+
+
+def offset_of(formula: str, obs: pd.DataFrame) -> _Array | None:
+    """The sum (samples,) of a formula's ``offset(...)``, in log2; None without any.
+
+    It is what is known of each sample beforehand: a part of its log expression that no coefficient
+    has to explain, as its library size is.
+    """
+    reader = Reader(formula.replace("{group}", _GROUP))
+    reader.terms()
+    if not reader.offsets:
+        return None
+    return np.asarray(sum(_compute(call, obs).values[:, 0] for call in reader.offsets))
 
 
 def _group_columns(
-    coded: Sequence[tuple[_Term, _Array, list[str]]], variables: _Variables
+    coded: Sequence[tuple[Term, _Array, list[str]]], variables: _Variables
 ) -> tuple[tuple[str, ...], NDArray[np.intp] | None]:
     factor = variables.get(_GROUP)
     if not isinstance(factor, _Factor):
@@ -104,171 +135,6 @@ def _group_columns(
         "the compared factor has one level in these samples",
         expected="the control and at least one other",
     )
-
-
-_TOKENS = re.compile(
-    r"""\s*(?:
-      (?P<name> factor\(\s*(?:`[^`]+`|[^\W\d][\w.]*)\s*\) | `[^`]+` | [^\W\d][\w.]* )
-    | (?P<number> \d+ )
-    | (?P<operator> \*\* | %in% | [-+:*/^()~] )
-    )\s*""",
-    re.VERBOSE,
-)
-_LONGEST: Final = 10_000  # characters of a formula
-_MOST: Final = 1_000  # terms
-_DEEPEST: Final = 50  # brackets in brackets
-
-
-class _Reader:
-    """R's formulas as lists of terms, read by recursive descent; nothing in them is evaluated.
-
-    From what binds most to least: ``^``, ``:``, ``%in%``, ``*`` and ``/``, ``+`` and ``-``. What a
-    formula may grow to is bounded: of ``(a + b + c) ^ 40`` one would never see the end.
-    """
-
-    def __init__(self, formula: str) -> None:
-        self.formula, self.at, self.depth = formula, 0, 0
-        self.tokens: list[tuple[str, str]] = []
-        if len(formula) > _LONGEST:
-            raise self.refuse(f"it is longer than {_LONGEST:,} characters")
-        start = 0
-        while start < len(formula.rstrip()):
-            found = _TOKENS.match(formula, start)
-            if found is None:
-                raise self.refuse(f"{formula[start : start + 20].strip()!r} means nothing in it")
-            self.tokens.append((str(found.lastgroup), found[str(found.lastgroup)].strip()))
-            start = found.end()
-
-    def refuse(self, why: str) -> DesignError:
-        """An error that says what formulas look like."""
-        shown = self.formula if len(self.formula) < 100 else f"{self.formula[:100]}..."
-        return DesignError(
-            f"cannot read the design {shown!r}: {why}",
-            expected="columns joined by + : or *, with 0 for no intercept",
-            fix='for example "~0 + {group} + donor + plate"; '
-            "names that are not words go in `backticks`, what is to be computed in a column of obs",
-        )
-
-    def terms(self) -> list[_Term]:
-        """The terms of the whole formula, in R's order: by degree, then as written."""
-        if not self.take("~") and ("operator", "~") in self.tokens:
-            raise self.refuse("it has a left-hand side")
-        found = self.sum([()])  # with an intercept, unless it is taken away
-        if self.at < len(self.tokens):
-            raise self.refuse(f"{self.tokens[self.at][1]!r} is in no place for it")
-        names = dict.fromkeys(text for kind, text in self.tokens if kind == "name")
-        order = {_plain(name): place for place, name in enumerate(names)}
-        # R lists a term's variables as they first occur in the formula: of b + a + a:b it has b:a
-        placed = (tuple(sorted(term, key=order.__getitem__)) for term in found)
-        return sorted(placed, key=len)  # stable: as written within a degree
-
-    def take(self, *operators: str) -> str:
-        """The next token, if it is one of these operators."""
-        if self.at < len(self.tokens) and self.tokens[self.at] in [
-            ("operator", o) for o in operators
-        ]:
-            self.at += 1
-            return self.tokens[self.at - 1][1]
-        return ""
-
-    def sum(self, found: list[_Term]) -> list[_Term]:
-        """Terms added and taken away; 0 takes the intercept away, 1 adds it."""
-        sign = self.take("+", "-") or "+"
-        while sign:
-            if self.at < len(self.tokens) and self.tokens[self.at][0] == "number":
-                number, self.at = self.tokens[self.at][1], self.at + 1
-                if number not in ("0", "1"):
-                    raise self.refuse(f"the number {number} is no term")
-                added: list[_Term] = [()]
-                sign = "-" if (sign == "-") != (number == "0") else "+"
-            else:
-                added = self.product()
-            found = self.join(found, added) if sign == "+" else self.without(found, added)
-            sign = self.take("+", "-")
-        return found
-
-    def product(self) -> list[_Term]:
-        """``a * b`` is a + b + a:b, ``a / b`` is a + b in all of a."""
-        found = self.nested()
-        while operator := self.take("*", "/"):
-            other = self.nested()
-            if operator == "*":
-                found = self.join(self.join(found, other), self.cross(found, other))
-            else:
-                whole = tuple(dict.fromkeys(name for term in found for name in term))
-                found = self.join(found, self.cross([whole], other))
-        return found
-
-    def nested(self) -> list[_Term]:
-        """``a %in% b`` is a:b."""
-        found = self.interaction()
-        while self.take("%in%"):
-            found = self.cross(found, self.interaction())
-        return found
-
-    def interaction(self) -> list[_Term]:
-        """``a:b``, every term with every other."""
-        found = self.power()
-        while self.take(":"):
-            found = self.cross(found, self.power())
-        return found
-
-    def power(self) -> list[_Term]:
-        """``(a + b) ^ 2``, all interactions up to that degree."""
-        base = found = self.atom()
-        if self.take("^", "**"):
-            kind, degree = self.tokens[self.at] if self.at < len(self.tokens) else ("", "")
-            if kind != "number" or not 1 <= int(degree[:3]) <= 9:
-                raise self.refuse(f"the degree {degree!r} is no number from 1 to 9")
-            self.at += 1
-            for _ in range(int(degree) - 1):
-                found = self.cross(found, base)  # a term times itself is itself
-        return found
-
-    def atom(self) -> list[_Term]:
-        """A column, or a sum in brackets."""
-        if self.take("("):
-            self.depth += 1
-            if self.depth > _DEEPEST:
-                raise self.refuse(f"it has more than {_DEEPEST} brackets in brackets")
-            found = self.sum([])
-            if not self.take(")"):
-                raise self.refuse("a bracket is not closed")
-            self.depth -= 1
-            return found
-        kind, text = (
-            self.tokens[self.at] if self.at < len(self.tokens) else ("end", "it ends early")
-        )
-        if kind != "name":
-            raise self.refuse(text if kind == "end" else f"{text!r} is in no place for it")
-        self.at += 1
-        if self.take("("):
-            raise self.refuse(f"{text}(...) would have to be computed")
-        return [(_plain(text),)]
-
-    def cross(self, first: list[_Term], second: list[_Term]) -> list[_Term]:
-        """Every term of one with every one of the other; a variable counts once."""
-        pairs = [tuple(dict.fromkeys(one + other)) for one in first for other in second]
-        return self.join([], pairs)
-
-    def join(self, first: list[_Term], second: list[_Term]) -> list[_Term]:
-        """Terms of both; a:b and b:a are one."""
-        found: dict[frozenset[str], _Term] = {}
-        for term in (*first, *second):
-            found.setdefault(frozenset(term), term)
-        if len(found) > _MOST:
-            raise self.refuse(f"it has more than {_MOST:,} terms")
-        return list(found.values())
-
-    def without(self, first: list[_Term], second: list[_Term]) -> list[_Term]:
-        """Terms of the first that the second has not."""
-        gone = {frozenset(term) for term in second}
-        return [term for term in first if frozenset(term) not in gone]
-
-
-def _plain(name: str) -> str:
-    """A name without backticks, or ``factor(name)`` without blanks in it."""
-    return re.sub(r"\s*([()])\s*", r"\1", name) if name.endswith(")") else name.strip("`")
 
 
 def _make_variable(expression: str, obs: pd.DataFrame) -> _Factor | _Slope:
@@ -297,7 +163,31 @@ def _make_variable(expression: str, obs: pd.DataFrame) -> _Factor | _Slope:
     if not np.isfinite(array).all():
         what = f"covariate {name!r} holds infinite values"
         raise SchemaError(what, fix="correct or drop those samples")
-    return _Slope(expression, array)
+    return _Slope([expression], array[:, None])
+
+
+def _compute(call: Expression, obs: pd.DataFrame) -> _Slope:
+    """The numeric variable that a function of columns is."""
+
+    def find(name: str) -> _Array:
+        if name == _GROUP:
+            what = f"{call.text.replace(_GROUP, '{group}')}: the compared column is a factor"
+            raise DesignError(what, fix="name a column of numbers, without {group}")
+        variable = _make_variable(name, obs)
+        if isinstance(variable, _Factor):
+            raise SchemaError(
+                f"{call.text} needs numbers, and {name!r} is text or categories",
+                expected="a column of numbers",
+                fix=f"{name} without the function, or a column of numbers",
+            )
+        return variable.values[:, 0]
+
+    values = call.columns(find)
+    require_finite(call.text, values, obs.index)
+    # as in R: one column has the function's name, several are numbered
+    number = values.shape[1]
+    names = [call.text] if number == 1 else [f"{call.text}{k + 1}" for k in range(number)]
+    return _Slope(names, values)
 
 
 def _make_factor(name: str, values: pd.Series) -> _Factor:
@@ -310,7 +200,7 @@ def _make_factor(name: str, values: pd.Series) -> _Factor:
     return _Factor(name, codes.astype(np.intp), tuple(levels))
 
 
-def _drop_constant_factors(terms: Sequence[_Term], variables: _Variables) -> list[_Term]:
+def _drop_constant_factors(terms: Sequence[Term], variables: _Variables) -> list[Term]:
     """The terms without factors of one level.
 
     R's ``model.matrix`` refuses those. They explain nothing, and one formula has to serve cell
@@ -326,8 +216,8 @@ def _drop_constant_factors(terms: Sequence[_Term], variables: _Variables) -> lis
 
 
 def _code_terms(
-    terms: Sequence[_Term], variables: _Variables, samples: int
-) -> Iterator[tuple[_Term, _Array, list[str]]]:
+    terms: Sequence[Term], variables: _Variables, samples: int
+) -> Iterator[tuple[Term, _Array, list[str]]]:
     """Each term's columns (samples, columns) and their names.
 
     R's rule (Statistical Models in S, page 38): a factor within a term is coded without its first
@@ -340,7 +230,7 @@ def _code_terms(
         for name in term:
             variable = variables[name]
             if isinstance(variable, _Slope):
-                blocks.append((variable.values[:, None], [variable.name]))
+                blocks.append((variable.values, variable.names))
                 continue
             others = set(term) - {name}
             spanned = any(others <= set(earlier) for earlier in terms[:number]) or not others

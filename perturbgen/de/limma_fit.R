@@ -23,11 +23,13 @@ call_quietly <- function(wanted, ...) {
   list(value = value, warnings = unique(warnings), messages = unique(c(messages, output)))
 }
 
-# counts: genes x samples; design: samples x columns, of full rank.
-limma_fit <- function(counts, design, normalise = TRUE, span = 0.5) {
-  genes <- edgeR::DGEList(counts)
-  if (normalise) genes <- edgeR::calcNormFactors(genes)
-  options <- list(genes, design, span = span, save.plot = TRUE)
+# counts: genes x samples; design: samples x columns, of full rank; normalise: a method of calcNormFactors; offset: of
+# each sample's log2 library size.
+limma_fit <- function(counts, design, normalise = "TMM", span = 0.5, offset = numeric()) {
+  genes <- edgeR::calcNormFactors(edgeR::DGEList(counts), method = normalise)
+  sizes <- genes$samples$lib.size * genes$samples$norm.factors
+  if (length(offset)) sizes <- (sizes + 1) * 2^as.vector(offset) - 1
+  options <- list(genes, design, lib.size = sizes, span = span, save.plot = TRUE)
   # from 3.66 on voom chooses its own span unless it is told not to
   if ("adaptive.span" %in% names(formals(limma::voom))) options$adaptive.span <- FALSE
   transformed <- do.call(limma::voom, options)

@@ -37,7 +37,7 @@ class _Prior:
 
 
 @dataclass(frozen=True)
-class _Moderation:
+class Moderation:
     """Posterior variances and total degrees of freedom, both (genes,), and the prior."""
 
     s2_post: _Array
@@ -47,7 +47,7 @@ class _Moderation:
 
 def moderate(
     variance: _Array, df: float, *, mean: _Array, robust: bool = False, trend: bool = False
-) -> _Moderation:
+) -> Moderation:
     """Squeeze residual variances (genes,) of ``df`` each towards a prior that all share.
 
     The posterior mean is (df s^2 + df_0 s_0^2) / (df + df_0). ``mean`` (genes,) are the average log
@@ -62,7 +62,7 @@ def moderate(
     blended = (df * variance + weight * prior.scale) / (df + weight)
     # the total df never exceed those of all genes together, which is all that was measured
     df_total = np.minimum(df + prior.df, df * len(variance))
-    return _Moderation(np.where(infinite, prior.scale, blended), df_total, prior)
+    return Moderation(np.where(infinite, prior.scale, blended), df_total, prior)
 
 
 def _fit_prior(variance: _Array, df: float, covariate: _Array | None = None) -> _Prior:

@@ -10,7 +10,7 @@ which depends on the order of the levels: renaming plates changes p-values.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_matrix
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.core.system import spread
-from perturbgen.de.counts import tmm_factors
+from perturbgen.core.system import ONE_BLAS_THREAD, spread
 from perturbgen.de.design import Design
 from perturbgen.de.moderate import moderate
+from perturbgen.de.normalise import METHODS, norm_factors
+from perturbgen.de.solver import Solver
 from perturbgen.de.tails import log_p_t
 from perturbgen.de.voom import LogCounts, MeanVariance
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 _Array = NDArray[np.float64]
+_MOST_CORRELATIONS = 250_000_000  # numbers, two gigabytes
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,9 @@ class _Contrasts:
     approximation: _Approximation | None = None
 
     @classmethod
-    def of(cls, design: Design, weights: _Array, kind: str) -> _Contrasts:
+    def of(
+        cls, design: Design, weights: _Array, kind: str, solver: Solver | None = None
+    ) -> _Contrasts:
         """Contrasts with ``weights`` (contrasts, columns of the design), 0 on dropped columns."""
         basis = design.basis
 
@@ -85,7 +89,7 @@ class _Contrasts:
         columns = np.flatnonzero(weights.any(axis=0))
         coefficients = np.zeros((len(columns), weights.shape[1]))
         coefficients[np.arange(len(columns)), columns] = 1
-        covariance = basis.unscaled_covariance(coefficients)
+        covariance = (solver or basis).unscaled_covariance(coefficients)
         scale = np.sqrt(np.diag(covariance))
         correlation = covariance / np.outer(scale, scale)
         return cls(functions(coefficients), _Approximation.of(weights[:, columns], correlation))
@@ -117,6 +121,23 @@ class FitMethod:
     span: float | str = 0.5
     device: str = "cpu"
 
+    def require_known(self) -> None:
+        """Refuse unknown words and impossible numbers."""
+        allowed: dict[str, tuple[str, tuple[str, ...]]] = {
+            "contrasts": (self.contrasts, ("exact", "limma")),
+            "normalise": (self.normalise, tuple(METHODS)),
+        }
+        for name, (value, known) in allowed.items():
+            if value not in known:
+                words = " or ".join(map(repr, known))
+                raise ConfigError(f"{name}={value!r} is unknown", expected=words)
+        span = self.span
+        if span != "adaptive" and not (isinstance(span, (int, float)) and 0 < span <= 1):
+            possible = 'a number in (0, 1], or "adaptive"'
+            raise ConfigError(f"span={span!r} is not possible", expected=possible)
+        if self.device.partition(":")[0] not in ("cpu", "cuda"):
+            raise ConfigError(f"device={self.device!r} is unknown", expected="'cpu' or 'cuda'")
+
 
 @dataclass(frozen=True)
 class FitResult:
@@ -132,6 +153,63 @@ class FitResult:
     mean_variance: MeanVariance
 
 
+@ONE_BLAS_THREAD
+def log_counts(counts: _Array, design: Design, method: FitMethod) -> LogCounts:
+    """log CPM of counts (samples, genes) and their precisions, by normalised library sizes."""
+    return LogCounts.of(counts, library_sizes(counts, design, method), design, span=method.span)
+
+
+def library_sizes(
+    counts: _Array, design: Design, method: FitMethod, own: _Array | None = None
+) -> _Array:
+    """Normalised library sizes (samples,), of the counts' sums or one's ``own``."""
+    sizes = counts.sum(axis=1) if own is None else own
+    sizes = sizes * norm_factors(counts, method.normalise, sizes=sizes).to_numpy()
+    if design.offset is not None:  # which tells a sample's depth as its library size does
+        sizes = (sizes + 1) * 2.0**design.offset - 1
+    return np.asarray(sizes)
+
+
+@ONE_BLAS_THREAD
+def fit_genes(
+    logs: LogCounts,
+    design: Design,
+    weights: _Array,
+    method: FitMethod,
+    tick: Callable[[float], None] | None = None,
+) -> tuple[_Array, _Array, _Array]:
+    """Residual SD (genes,), effects and unscaled errors of contrasts (contrasts, genes)."""
+    # weights that all genes share leave nothing to approximate
+    kind = "exact" if logs.equal else method.contrasts
+    contrasts = _Contrasts.of(design, weights, kind, logs.solver)
+    return _fit_genes(logs, contrasts, device=method.device, tick=tick)
+
+
+def gene_correlations(
+    logs: LogCounts, design: Design, weights: _Array, method: FitMethod
+) -> _Array:
+    """Correlations (genes, contrasts, contrasts) of contrasts' errors under each gene's weights.
+
+    Of two contrasts of unit variance they are what the variance of their sum has over two, halved:
+    the fit of sums needs no other solver.
+    """
+    scale = np.sqrt(np.diag(design.basis.unscaled_covariance(weights)))
+    first, second = np.triu_indices(len(weights), 1)
+    genes = logs.e.shape[1]
+    if genes * (len(weights) ** 2 + len(first)) > _MOST_CORRELATIONS:
+        what = f"an exact F of {len(weights)} contrasts and {genes:,} genes needs too much memory"
+        raise ConfigError(what, fix='fewer contrasts, or contrasts="limma"')
+    unit = weights / scale[:, None]
+    asked = np.concatenate([unit, unit[first] + unit[second]])
+    variances = fit_genes(logs, design, asked, replace(method, contrasts="exact"))[2] ** 2
+    own, sums = variances[: len(unit)], variances[len(unit) :]
+    shared = (sums - own[first] - own[second]) / 2 / np.sqrt(own[first] * own[second])
+    found = np.ones((genes, len(unit), len(unit)))
+    found[:, first, second] = found[:, second, first] = shared.T
+    return found
+
+
+@ONE_BLAS_THREAD
 def fit_native(
     counts: _Array,
     design: Design,
@@ -140,18 +218,14 @@ def fit_native(
     tick: Callable[[float], None] | None = None,
 ) -> FitResult:
     """limma-voom of counts (samples, genes) with contrast ``weights`` (contrasts, columns)."""
-    sizes = counts.sum(axis=1)
-    if method.normalise == "tmm":
-        sizes = sizes * tmm_factors(counts).to_numpy()
-    logs = LogCounts.of(counts, sizes, design, span=method.span)
-    contrasts = _Contrasts.of(design, weights, method.contrasts)
-    sigma, effects, unscaled = _fit_genes(logs, contrasts, device=method.device, tick=tick)
+    logs = log_counts(counts, design, method)
+    sigma, effects, unscaled = fit_genes(logs, design, weights, method, tick)
     ave_expr = logs.e.mean(axis=0)
     moderated = moderate(
         sigma**2, design.df_residual, mean=ave_expr, robust=method.robust, trend=method.trend
     )
     df = moderated.df_total
-    se, t, log_p = _test(effects, unscaled, np.sqrt(moderated.s2_post), df)
+    se, t, log_p = test_effects(effects, unscaled, np.sqrt(moderated.s2_post), df)
     return FitResult(effects, se, t, log_p, df, ave_expr, sigma, logs.mean_variance)
 
 
@@ -193,7 +267,7 @@ def _fit_genes_on(
     return sigma, effects, unscaled
 
 
-def _test(
+def test_effects(
     effects: _Array, unscaled: _Array, sd: _Array, df: _Array
 ) -> tuple[_Array, _Array, _Array]:
     """Standard errors, t and natural log p (contrasts, genes); ``sd`` and ``df`` are (genes,)."""
@@ -209,7 +283,7 @@ def _test(
             np.divide(effects[part], se[part], out=t[part])
         log_p[part] = log_p_t(t[part], shared, total=effects.size)
 
-    spread(fill, len(effects), step=step)
+    spread(fill, len(effects), step=step, size=effects.size)
     return se, t, log_p
 
 

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from perturbgen.core.errors import ConfigError, CountsError, SchemaError, shorten, suggest
 from perturbgen.data import complete
-from perturbgen.de.counts import Inputs, filter_by_expr
+from perturbgen.de.counts import Inputs
 from perturbgen.de.design import Design
+from perturbgen.de.normalise import filter_by_expr
 
 log = logging.getLogger(__name__)
 
@@ -80,6 +81,8 @@ class Question:
         for level in _level_order(strata):
             rows = np.flatnonzero((strata == level).to_numpy())
             if (groups.iloc[rows] == control).all():
+                if by is None:  # the one fit there is: the error below says it
+                    continue
                 log.warning("%s %r holds nothing but the control: it has no contrast", by, level)
                 continue
             fits.append(_plan_one(obs, self.design, groups, rows, control, (level,) if by else ()))
@@ -122,6 +125,37 @@ class Question:
         # no mask where none is needed: the counts are then used as they are, without a copy
         pairs = zip(fits, masks, strict=True)
         return [fit if mask.all() else replace(fit, genes=mask) for fit, mask in pairs]
+
+
+def with_control(obs: pd.DataFrame, group: str, control: str | None) -> pd.DataFrame:
+    """obs whose column ``group`` is a factor, with the control as its first level."""
+    groups = _text_column(obs, group, "group")
+    levels = _level_order(groups)
+    if control is not None:
+        if control not in levels:
+            what = f"no sample has {group} = {control!r} (the control)"
+            raise SchemaError(what, fix=suggest(control, levels))
+        levels = [control, *(level for level in levels if level != control)]
+    return obs.assign(**{group: pd.Categorical(groups, levels)})
+
+
+def level_rows(obs: pd.DataFrame, by: str | None) -> list[tuple[str, NDArray[np.intp]]]:
+    """The levels of a column in R's order, and the positions of their samples; one without it."""
+    strata = _strata(obs, by)
+    return [(level, np.flatnonzero((strata == level).to_numpy())) for level in _level_order(strata)]
+
+
+def gene_mask(
+    data: Inputs, design: Design, gene_filter: str | Sequence[str] | None
+) -> NDArray[np.bool_] | None:
+    """The genes of one fit: those that edgeR's filter keeps, or by name; None: all."""
+    every = np.arange(len(data.values))
+    fit = Fit("", every, design, [], np.empty((0, 0)), np.empty((0, 2), dtype=np.intp))
+    if gene_filter == "intersection":
+        what = "the intersection is that of several fits, and there is one"
+        raise ConfigError(what, fix='gene_filter="filterByExpr"')
+    [found] = Question("", "", "").filtered([fit], data, gene_filter)
+    return found.genes
 
 
 def usual_design(

@@ -21,6 +21,7 @@ from perturbgen.core.errors import ConfigError, DesignError, MissingDependencyEr
 from perturbgen.de.counts import as_matrix
 from perturbgen.de.design import Design
 from perturbgen.de.native import FitMethod, FitResult
+from perturbgen.de.normalise import METHODS
 from perturbgen.de.table import DETable
 from perturbgen.de.trend import Trend
 from perturbgen.de.voom import MeanVariance
@@ -48,8 +49,10 @@ def fit_r(
     exact = method.contrasts == "exact"
     if exact:
         columns = _contrasts_as_columns(columns, wanted)
-    span = Trend.span(method.span, int(counts.any(axis=0).sum()))
-    fit = _call("limma_fit", counts.T, columns, normalise=method.normalise == "tmm", span=span)
+    span = Trend.span(method.span, counts.shape[1])  # all rows, as limma's chooseLowessSpan
+    offset = {} if design.offset is None else {"offset": design.offset}
+    normalise = METHODS[method.normalise]
+    fit = _call("limma_fit", counts.T, columns, normalise=normalise, span=span, **offset)
     tested = {"tested": len(wanted)} if exact else {"contrasts": wanted.T}
     answer = _call("limma_test", fit, robust=method.robust, trend=method.trend, **tested)
     parts = zip(answer.names, answer, strict=True)

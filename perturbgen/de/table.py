@@ -24,7 +24,7 @@ from perturbgen.core.tables import (
     reading,
     with_compound,
 )
-from perturbgen.data import is_gene, read_id_map
+from perturbgen.data import is_gene, name_rank, read_id_map
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -171,11 +171,13 @@ class DETable:
     ) -> list[dict[str, Any]]:
         """Records of the conditions with most genes whose adjusted p is below ``level``.
 
-        Those of fewer than ``min_cells`` cells are left out. ``slants`` flags a cloud that does.
+        Those of fewer than ``min_cells`` cells are left out. ``slants`` flags a cloud that does,
+        and is there where one does.
         """
         records, hits = [], self.hits(level)
         strongest = hits[self.enough(min_cells).reindex(hits.index)].head(number)
         slants = self.select(list(strongest.index)).slant()
+        flagged = bool((slants.abs() > SLANT).any())
         for label, genes in zip(list(strongest.index), strongest.to_numpy(), strict=True):
             row, effects = self.conditions.loc[label], self.logfc.loc[label]
             counted = {what: name for name, what in _COUNTED.items() if name in row}
@@ -188,9 +190,11 @@ class DETable:
                     "genes": int(genes),
                     "up": int(((self.adj_p.loc[label] < level) & (effects > 0)).sum()),
                     "largest |log2 FC|": float(effects.abs().max()),
-                    "slants": f"{slants[label]:+.1f}" if abs(slants[label]) > SLANT else "",
                 }
             )
+            if flagged:
+                steep = abs(slants[label]) > SLANT
+                records[-1]["slants"] = f"{slants[label]:+.1f}" if steep else ""
         return records
 
     def to_anndata(self) -> AnnData:
@@ -361,6 +365,13 @@ def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.
     """A flat table with its conditions as index: from columns, its index, or ids and an id map."""
     table = table.reset_index() if any(table.index.names) else table
     table = with_compound(table, path)
+    if written := [name for name in table if str(name).startswith("Unnamed: ")]:
+        raise SchemaError(
+            f"{path} has a column without a name ({written[0]}): the index that pandas wrote",
+            expected="columns of conditions and genes",
+            fix="table.to_csv(file, index=False)",
+        )
+    _require_renamed(table, path)
     named = [name for name in CONDITION if name in table]
     if not named and "id" not in table:
         raise SchemaError(
@@ -378,6 +389,24 @@ def labelled(table: pd.DataFrame, path: Path, id_map: Path | None = None) -> pd.
     others = (*CONDITION, *_DESCRIBING)
     genes = [name for name in table if name not in others and is_gene(str(name))]
     return table[genes].set_axis(index, axis=0).rename_axis(columns="gene")
+
+
+def _require_renamed(table: pd.DataFrame, path: Path) -> None:
+    """No column of text says, by another usual word, which condition a row is of."""
+    words, known = [], (*CONDITION, *_DESCRIBING)
+    kinds = table.dtypes.drop([name for name in known if name in table])
+    text = [str(name) for name, kind in kinds.items() if not pd.api.types.is_numeric_dtype(kind)]
+    for ours in CONDITION:
+        ranks = {name: name_rank(name, ours) for name in text}
+        usual = {name: rank for name, rank in ranks.items() if rank is not None}
+        if ours not in table and usual:
+            words.append(f"rename {min(usual, key=lambda name: usual[name])} to {ours}")
+    if words:
+        raise SchemaError(
+            f"{path} has columns of text among its genes: {shorten(text)}",
+            expected="cell_type and compound (or sm_name), or one of them, and numbers",
+            fix=" and ".join(words),
+        )
 
 
 def _condition_index(labels: pd.DataFrame) -> pd.Index:

@@ -10,7 +10,17 @@ from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import betainc, betaincc, betaln, erf, gammaincc, gammaln, log_ndtr
+from scipy.special import (
+    betainc,
+    betaincc,
+    betaln,
+    erf,
+    gammaincc,
+    gammaln,
+    log_ndtr,
+    ndtri_exp,
+    stdtrit,
+)
 
 _Array = NDArray[np.float64]
 
@@ -92,6 +102,48 @@ def _exact_log_p_t(t: _Array, df: ArrayLike) -> _Array:
     # near zero p is 1 - erf, whose digits log_ndtr does not have; further out it is the other way
     near = np.log1p(-erf(np.minimum(t, 1) / np.sqrt(2)))
     return np.where(normal, np.where(t < 1, near, np.log(2) + log_ndtr(-t)), result)
+
+
+def log_p_beyond(effects: _Array, se: _Array, df: _Array, lfc: float) -> tuple[_Array, _Array]:
+    """t and log p of McCarthy and Smyth's (2009) test that |effect| is beyond ``lfc``."""
+    size = np.abs(effects)
+    beyond, within = (size - lfc) / se, (size + lfc) / se
+    log_p = np.logaddexp(_log_upper_tail(beyond, df), _log_upper_tail(within, df))
+    t = np.where(size > lfc, np.sign(effects) * np.maximum(beyond, 0), 0.0)
+    return t, np.minimum(log_p, 0)
+
+
+def _log_upper_tail(t: _Array, df: _Array) -> _Array:
+    """log P(T > t) of Student's t."""
+    half = log_p_t(t, df) - np.log(2)
+    return np.where(t >= 0, half, np.log1p(-np.exp(half)))
+
+
+def inverse_log_p_t(log_p: _Array, df: float) -> _Array:
+    """The |t| of a natural log of a two-sided p; df a number, or infinite."""
+    one_sided = np.asarray(log_p, dtype=float) - np.log(2)
+    if np.isinf(df):
+        return np.abs(ndtri_exp(one_sided))
+    p = np.exp(one_sided)
+    with np.errstate(divide="ignore"):
+        t: _Array = np.abs(stdtrit(df, p))
+    # p loses its digits, or underflows, far out: there log p falls in proportion to log t, so that
+    # Newton's steps on those two gain digits fast
+    far = (one_sided < -30) & np.isfinite(log_p)
+    if far.any():
+        wanted = np.asarray(log_p, dtype=float)[far]
+        log_t = (np.log(2) + (df / 2 - 1) * np.log(df) - betaln(df / 2, 0.5) - wanted) / df
+        for _ in range(50):
+            at = np.exp(log_t)
+            value = _exact_log_p_t(at, df)
+            log_density = -(df + 1) / 2 * np.log1p(at / df * at) - 0.5 * np.log(df)
+            slope = -2 * np.exp(log_density - betaln(df / 2, 0.5) + log_t - value)
+            step = (value - wanted) / slope
+            log_t = log_t - step
+            if np.abs(step).max() < 1e-15:
+                break
+        t[far] = np.exp(log_t)
+    return t
 
 
 def log_p_f(f: _Array, df1: float, df2: ArrayLike) -> _Array:

@@ -43,10 +43,10 @@ class Trend:
         return place
 
     @classmethod
-    def lowess(cls, x: _Array, y: _Array, *, span: float | str) -> Trend:
+    def lowess(cls, x: _Array, y: _Array, *, span: float) -> Trend:
         """LOWESS of y on x (Cleveland 1979), fitted at points 1 % of the range of x apart, as in R.
 
-        ``span`` is the share of points in each local fit, or ``"adaptive"``.
+        ``span`` is the share of points in each local fit.
         """
         order = np.argsort(x, kind="stable")
         x, y = x[order], y[order]
@@ -54,7 +54,7 @@ class Trend:
         if len(x) < 2 or width == 0:
             return cls(x[:1], np.array([y.mean()]))
         anchors = _pick_anchors(x, 0.01 * width)
-        neighbours = max(min(int(cls.span(span, len(x)) * len(x) + 1e-7), len(x)), 2)
+        neighbours = max(min(int(span * len(x) + 1e-7), len(x)), 2)
         # the nearest neighbours of an anchor: their window moves right while that brings it closer
         candidates = np.arange(len(x) - neighbours)
         middles = x[candidates] + x[candidates + neighbours]
@@ -79,7 +79,10 @@ class Trend:
 
     @staticmethod
     def span(span: float | str, genes: int) -> float:
-        """The span, or for ``"adaptive"`` what limma has chosen since 3.66: wider for few genes."""
+        """The span, or for ``"adaptive"`` what limma has chosen since 3.66: wider for few genes.
+
+        ``genes`` are all that voom is given, with counts or without (``chooseLowessSpan``).
+        """
         if span != "adaptive":
             return float(span)
         return float(min(0.3 + 0.7 * (50 / genes) ** (1 / 3), 1.0)) if genes else 1.0

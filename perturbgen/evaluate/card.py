@@ -22,6 +22,8 @@ from perturbgen.evaluate.values import Metric
 
 _Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
 HEADLINE_NAME: Final = "headline"
+# Four things can be drawn in 35 different ways: ends of an interval from so few mean nothing.
+FEW: Final = 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +35,7 @@ class Scorecard:
       without one, the metric's perfect value) its 1: the share of the dynamic range;
     * ``baselines``: what the others must beat; ``references``: shown without a place;
     * ``strata`` (conditions x ways to divide them) and ``clusters`` (a label a condition, drawn
-      together): joined by label;
+      together, where there are five or more of them): joined by label;
     * ``info``: kept with the files.
     """
 
@@ -142,13 +144,24 @@ class Scorecard:
         names = [metric.name for metric in self.metrics]
         ordered = self.scores.loc[[(method, name) for method in self.methods for name in names]]
         values = ordered.to_numpy()[:, chosen].reshape(len(self.methods), len(names), -1)
-        # Conditions of one compound are not independent: drawn apart, 95 % intervals held 81 %.
-        clusters = None
-        if self.clusters is not None:
-            clusters = self.clusters.reindex(self.scores.columns[chosen]).tolist()
+        clusters = self.clusters_of(chosen)
         # Each panel begins with the seed, so that a stratum is the same alone and among others.
         rng = np.random.default_rng(self.seed)
-        return _Panel(self, values, resample(values.shape[2], self.resamples, rng, clusters))
+        counts = resample(values.shape[2], self.resamples, rng, clusters)
+        drawn = values.shape[2] if clusters is None else len(set(clusters))
+        return _Panel(self, values, counts, drawn)
+
+    def clusters_of(self, chosen: Array) -> list[Any] | None:
+        """What is drawn together of some conditions (conditions,); None where each is drawn alone.
+
+        Conditions of one compound are not independent: drawn apart, 95 % intervals held 81 %. Of
+        fewer than five compounds, though, resamples say nothing, of one every resample is the same:
+        then the conditions are drawn, and the intervals are about these compounds alone.
+        """
+        if self.clusters is None:
+            return None
+        found = self.clusters.reindex(self.scores.columns[chosen]).tolist()
+        return found if len(set(found)) >= FEW else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,13 +169,14 @@ class _Panel:
     """The numbers of a scorecard over a set of conditions.
 
     ``values`` (methods, metrics, conditions) and how often each condition is drawn, ``counts``
-    (resamples, conditions). All draws below are (1 + resamples, ...), of which the first are the
-    conditions as they are.
+    (resamples, conditions); ``drawn`` is how many there are to draw from, conditions or clusters.
+    All draws below are (1 + resamples, ...), of which the first are the conditions as they are.
     """
 
     card: Scorecard
     values: Array
     counts: Array
+    drawn: int
 
     @cached_property
     def draws(self) -> Array:
@@ -216,10 +230,24 @@ class _Panel:
         return np.where(self.ranks & np.isfinite(span), share, np.nan)
 
     @cached_property
+    def known(self) -> Array:
+        """On how many conditions each metric says something of any method (metrics,)."""
+        return np.isfinite(self.values).any(axis=0).sum(axis=1)
+
+    @cached_property
+    def heads(self) -> Array:
+        """Which metrics make the headline (metrics,): those of it that rank, on enough conditions.
+
+        With a value for fewer than half of the conditions a metric would be a full part of a number
+        that is said to be about all of them.
+        """
+        asked = np.array([metric.name in self.card.headline for metric in self.card.metrics], bool)
+        return asked & self.ranks & (2 * self.known >= self.values.shape[2])
+
+    @cached_property
     def _headline(self) -> Array:
         """The mean share over the headline's metrics that rank (1 + resamples, methods)."""
-        names = [metric.name for metric in self.card.metrics]
-        usable = np.flatnonzero(np.isin(names, self.card.headline) & self.ranks)
+        usable = np.flatnonzero(self.heads)
         # The same metrics in every resample: else their means could not be compared.
         if not len(usable):
             return np.full(self._shares.shape[:2], np.nan)
@@ -245,7 +273,7 @@ class _Panel:
             draws, shares = self.draws[:, :, i], self._shares[:, :, i]
             ranks, negative = bool(self.ranks[i]), self.card.methods[int(self._negative[i])]
             rows = self._rows(metric.name, draws, int(bars[i]), shares, negative, ranks=ranks)
-            shown.append(rows)
+            shown.append(rows.assign(conditions=np.isfinite(self.values[:, i]).sum(axis=1)))
         return pd.concat(shown, ignore_index=True)
 
     def _rows(
@@ -263,7 +291,7 @@ class _Panel:
         ``shares`` are draws of the share of the dynamic range, by default the same.
         """
         low, high = self._bounds(draws)
-        share = (draws[0], low, high) if shares is None else (shares[0], *interval(shares[1:]))
+        share = (draws[0], low, high) if shares is None else (shares[0], *self._bounds(shares))
         # Conditions differ far more than methods do: only differences on the same draws tell.
         difference = draws - draws[:, [bar]]
         difference_low, difference_high = self._bounds(difference)
@@ -289,8 +317,8 @@ class _Panel:
         )
 
     def _bounds(self, draws: Array) -> tuple[Array, Array]:
-        """The interval of draws (1 + resamples, methods); one condition has none."""
-        if self.values.shape[2] < 2:
+        """The interval of draws (1 + resamples, methods); fewer than five things have none."""
+        if self.drawn < FEW:
             nothing = np.full(draws.shape[1], np.nan)
             return nothing, nothing
         return interval(draws[1:])

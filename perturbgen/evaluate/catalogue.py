@@ -13,13 +13,16 @@ from perturbgen.core.errors import ConfigError, PerturbgenError
 from perturbgen.core.extensions import Catalogue
 from perturbgen.evaluate.cells import CELL_METRICS
 from perturbgen.evaluate.contract import metric_breaches
+from perturbgen.evaluate.counts import COUNT_METRICS
 from perturbgen.evaluate.foreign import adopt
 from perturbgen.evaluate.metrics import TABLE_METRICS
 from perturbgen.evaluate.values import Metric
 
 _log = logging.getLogger(__name__)
 
-_BUILT_IN: Final = {metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS)}
+_BUILT_IN: Final = {
+    metric.name: metric for metric in (*TABLE_METRICS, *CELL_METRICS, *COUNT_METRICS)
+}
 METRICS: Final = Catalogue("metric", _BUILT_IN, adopt)
 _OPEN_PROBLEMS: Final = (
     "mean_rowwise_rmse",
@@ -41,7 +44,7 @@ HEADLINE: Final = (
 _EXPLAIN: Final[dict[str, tuple[str, str]]] = {
     "cells": (
         "needs cells, and DE tables were given",
-        "score_cells({condition: cells x features}, ...)",
+        "score_points({condition: cells x features}, ...)",
     ),
     "tables": (
         "needs DE tables, and cells were given",
@@ -55,6 +58,10 @@ _EXPLAIN: Final[dict[str, tuple[str, str]]] = {
         "needs to know where each condition was measured, and was not told",
         "score(..., layout=...), a label of plates and row for every condition",
     ),
+    "counts": (
+        "needs raw counts of cells, and those of a control",
+        "perturbgen.score_cells(prediction, truth, perturbation=..., control=...)",
+    ),
     "log_probs": (
         "needs log probabilities of withheld cells",
         "held_out_nll(log_probs, conditions)",
@@ -65,22 +72,43 @@ _EXPLAIN: Final[dict[str, tuple[str, str]]] = {
 def choose_metrics(
     names: Sequence[str] | None,
     *,
+    headline: Sequence[str] | None = None,
     cells: bool = False,
+    counts: bool = False,
     reference: bool = False,
     layout: bool = False,
 ) -> list[Metric]:
-    """The metrics of these names, or all that can be computed; others are an error."""
-    given = {"cells": cells, "tables": not cells, "reference": reference, "layout": layout}
+    """The metrics of these names, or all that can be computed, and those of ``headline``; others
+    are an error.
+    """
+    given = {"cells": cells, "counts": counts, "reference": reference, "layout": layout}
     possible = [name for name, is_given in given.items() if is_given]
+    possible += [] if cells or counts else ["tables"]
     if names is None:
         every = [metric for metric in METRICS.values() if metric.needs in possible]
-        return [metric for metric in every if not metric.code or _can_be_used(metric.name)]
-    chosen = [METRICS[name] for name in dict.fromkeys(names)]
+        every = [metric for metric in every if not metric.code or _can_be_used(metric.name)]
+        if headline is None:
+            return every
+        names = [metric.name for metric in every]
+    chosen = [METRICS[_named(name)] for name in dict.fromkeys([*names, *(headline or ())])]
     for metric in chosen:
         if metric.needs not in possible:
             found, fix = _EXPLAIN[metric.needs]
             raise ConfigError(f"{metric.name} {found}", cause=metric.definition, fix=fix)
     return chosen
+
+
+def _named(name: object) -> str:
+    """A metric by its name; an object would have to be found again where a scorecard is read."""
+    if isinstance(name, str):
+        return name
+    if isinstance(name, Metric) and _BUILT_IN.get(name.name) is name:
+        return name.name
+    raise ConfigError(
+        f"{name!r} is no name of a metric",
+        expected="names: of a built-in metric, or module:OBJECT of your own",
+        fix="put the object into a file of the working directory, mine.py: 'mine:OBJECT'",
+    )
 
 
 def require_kept(metric: Metric) -> None:

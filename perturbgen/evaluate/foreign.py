@@ -59,8 +59,14 @@ class _Checked:
         )
         odd = known[(known < metric.low - reach) | (known > metric.high + reach) | np.isinf(known)]
         if odd.size:
+            beyond = f"below low = {metric.low:g}"
+            if np.isinf(odd[0]):
+                beyond = "which is infinite"
+            elif odd[0] > metric.high:
+                beyond = f"above high = {metric.high:g}"
             raise self.extension.broken(
-                f"gives {odd[0]:g}", expected=f"a number in {metric.low:g} .. {metric.high:g}"
+                f"gives {odd[0]:g}, {beyond}",
+                expected=f"a number in {metric.low:g} .. {metric.high:g}",
             )
         return values
 

@@ -19,6 +19,7 @@ from perturbgen.evaluate.values import Values
 _logger = logging.getLogger(__name__)
 
 Policy = Literal["exact", "truth", "intersection"]
+Missing = Literal["refuse", "zeros"]
 _CONDITION = ("cell_type", "compound")  # this room knows no tables
 _PARTS = 3
 _LEVELS = 12  # a stratum of more levels (a compound, for instance) would be a list of conditions
@@ -30,6 +31,7 @@ def align(
     *,
     genes: Policy = "exact",
     rows: Policy = "exact",
+    missing: Missing = "refuse",
     name: str = "the prediction",
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Both tables with the same conditions and genes, in the truth's order, as float64.
@@ -38,7 +40,7 @@ def align(
     * ``truth``: the prediction may have more (Open Problems' rule for genes);
     * ``intersection``: what both have; of genes, those that were tested in every condition.
 
-    Missing true values are an error; missing predictions become 0, with a warning.
+    Missing true values are an error; so are missing predictions, unless ``missing`` is ``zeros``.
     """
     # By label, never by place: rows in another order would give plausible scores of nothing. Genes
     # in another order once made a correlation of .97 one of -.07.
@@ -56,17 +58,30 @@ def align(
             "every condition; or drop the conditions",
         )
     predicted = _numbers(prediction, name)
-    holes = predicted.isna().to_numpy()
-    if holes.any():
-        row, gene = divmod(int(holes.argmax()), predicted.shape[1])
-        first = predicted.index[row], predicted.columns[gene]
-        what = (
-            "%s has %d missing values (the first for %r, %r); they count as 0, as in Open Problems"
+    return true, _filled(predicted, missing, name)
+
+
+def _filled(predicted: pd.DataFrame, missing: Missing, name: str) -> pd.DataFrame:
+    """A prediction without holes: refused where it has some, or with zeros in them."""
+    if missing not in get_args(Missing):
+        raise ConfigError(
+            f"missing={missing!r} is not known", expected=" or ".join(get_args(Missing))
         )
-        _logger.warning(what, name, int(holes.sum()), *first)
-        # Not dropped: each method would be scored on genes of its own.
-        predicted = predicted.fillna(0.0)
-    return true, predicted
+    holes = predicted.isna().to_numpy()
+    if not holes.any():
+        return predicted
+    rows = predicted.index[np.flatnonzero(holes.any(axis=1))]
+    named = [" | ".join(map(str, row)) if isinstance(row, tuple) else str(row) for row in rows]
+    what = f"{name} has {int(holes.sum())} missing values, in {len(rows)} of {len(holes)} rows: "
+    if missing == "refuse":
+        raise SchemaError(
+            what + f"{shorten(named, 3)}; the first {place(holes, predicted)}",
+            expected="a finite number for every condition and gene",
+            fix="missing='zeros' (--missing zeros) counts them as 0, as Open Problems does",
+        )
+    _logger.warning("%s; they count as 0, as in Open Problems", what + shorten(named, 3))
+    # Not dropped: each method would be scored on genes of its own.
+    return predicted.fillna(0.0)
 
 
 def _tested(truth: pd.DataFrame, prediction: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -80,7 +95,12 @@ def _tested(truth: pd.DataFrame, prediction: pd.DataFrame) -> tuple[pd.DataFrame
 
 
 def align_all(
-    truth: pd.DataFrame, predictions: Mapping[str, pd.DataFrame], *, genes: Policy, rows: Policy
+    truth: pd.DataFrame,
+    predictions: Mapping[str, pd.DataFrame],
+    *,
+    genes: Policy,
+    rows: Policy,
+    missing: Missing = "refuse",
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Truth and predictions with the same labels: with ``intersection``, what all of them have."""
     if not predictions:
@@ -94,7 +114,8 @@ def align_all(
     # it still have.
     true, aligned = truth, {}
     for name, table in kept.items():
-        true, aligned[name] = align(truth, _select(table, truth.index, truth.columns), name=name)
+        table = _select(table, truth.index, truth.columns)
+        true, aligned[name] = align(truth, table, missing=missing, name=name)
     return true, aligned
 
 
@@ -320,7 +341,10 @@ def _in_ranges(column: pd.Series) -> pd.Series:
         return column.astype(str)
     edges = np.zeros(0)
     if column.nunique() > _PARTS:
-        edges = np.unique(np.quantile(column.dropna(), np.linspace(0, 1, _PARTS + 1)))
+        edges = np.quantile(column.dropna(), np.linspace(0, 1, _PARTS + 1))
+        if (column.dropna() % 1 == 0).all():
+            edges = np.ceil(edges)  # "35 to 57.67 genes": the same groups by a whole number
+        edges = np.unique(edges)
     if len(edges) < 3:
         return column.map(lambda value: f"{value:g}")
     last = len(edges) - 2

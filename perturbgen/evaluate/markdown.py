@@ -10,13 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from perturbgen.core.console import format_value, plain
 from perturbgen.core.export import write_table
 from perturbgen.core.files import atomic_path
-from perturbgen.evaluate.card import HEADLINE_NAME, Scorecard
+from perturbgen.evaluate.card import FEW, HEADLINE_NAME, Scorecard
 from perturbgen.evaluate.catalogue import METRICS
+from perturbgen.evaluate.values import Metric
 from perturbgen.evaluate.verdict import EFFECT_NOTE, Verdict
 
 
@@ -49,39 +51,75 @@ class ScorecardText:
             note = f"By how many genes respond in truth. {EFFECT_NOTE}"
             parts += ["## Strong and weak conditions", note, markdown_table(effects)]
         if len(self.card.stratum_table):
-            parts += ["## Strata", "Headline within groups of conditions."]
+            parts += ["## Strata", self.strata_note()]
             parts += [markdown_table(self.stratum_records())]
         return "\n\n".join(parts) + "\n"
 
     def describe(self) -> str:
         """What was scored, in a sentence."""
         card, unit = self.card, "conditions"
-        if card.clusters is not None:
-            unit = f"groups of conditions of equal {card.clusters.name or 'cluster'}"
+        if self._clusters is not None:
+            unit = f"groups of conditions of equal {self._cluster_name}"
+        drawn = f"Intervals: {card.resamples} bootstrap resamples of {unit}, seed {card.seed}."
         better = ", the better on each metric" if len(card.negatives) > 1 else ""
         return (
             f"{len(card.methods)} methods, controls among them, on {card.scores.shape[1]} "
             f"conditions. Negative control: {' or '.join(card.negatives)}{better}; "
             f"positive control: {card.positive or 'none, a perfect prediction in its place'}. "
-            "Intervals: "
-            f"{card.resamples} bootstrap resamples of {unit}, seed {card.seed}."
+            + " ".join([*([drawn] if card.overall.drawn >= FEW else []), *self.notes()])
         )
+
+    def notes(self) -> list[str]:
+        """What a reader has to know of the intervals and of the headline, in sentences."""
+        return [*self._about_chance(), *self._not_in_the_headline()]
+
+    @property
+    def _clusters(self) -> list[Any] | None:
+        return self.card.clusters_of(np.ones(self.card.scores.shape[1], bool))
+
+    @property
+    def _cluster_name(self) -> str:
+        clusters = self.card.clusters
+        return str((clusters is not None and clusters.name) or "cluster")
+
+    def _about_chance(self) -> Iterator[str]:
+        """What is resampled, where it is not what was asked for."""
+        drawn, name = self.card.overall.drawn, self._cluster_name
+        if drawn < FEW:
+            said = "one condition says" if drawn == 1 else f"{drawn} conditions say"
+            yield f"No intervals: {said} nothing of chance; at least {FEW} are needed."
+        elif self.card.clusters is not None and self._clusters is None:
+            count = self.card.clusters.nunique()
+            there = f"there is one {name}" if count == 1 else f"there are only {count} {name}s"
+            yield f"Resampled: conditions, since {there}: intervals say nothing of another {name}."
+
+    def _not_in_the_headline(self) -> Iterator[str]:
+        """Metrics of somebody else, who may wonder why theirs ranks nobody."""
+        for metric in self.card.metrics:
+            if metric.code and metric.name not in self.card.headline:
+                names = ", ".join([*self.card.headline, metric.name])
+                yield f"{metric.name} is shown, and not in the headline, which with it is {names}."
 
     def headline_note(self) -> str:
         """How the headline is made, and what is missing of it."""
         # A reader has to see which of the headline's metrics said nothing on these data.
-        ranks = self.card.overall.ranks
+        ranks, taken = self.card.overall.ranks, self.card.overall.heads
         have = {metric.name: bool(ranks[i]) for i, metric in enumerate(self.card.metrics)}
-        used = [name for name in self.card.headline if have.get(name)]
+        heads = {metric.name for i, metric in enumerate(self.card.metrics) if taken[i]}
+        enough = {metric.name: self._of_all(metric) for metric in self.card.metrics}
+        used = [name for name in self.card.headline if name in heads]
+        few = [name for name in self.card.headline if have.get(name) and name not in heads]
         without = [name for name in self.card.headline if name in have and not have[name]]
         if not have.keys() & set(self.card.headline):
             return "None of the headline's metrics was computed: nobody is ranked."
+        left = "".join(f" Left out: {METRICS[name].title}{enough[name]} only." for name in few)
         if not used:
-            return "No metric of the headline has a dynamic range on these data: nobody is ranked."
+            said = "No metric of the headline has a dynamic range on these data: nobody is ranked."
+            return said + left
         free = all(METRICS[name].scale_free for name in used)
         note = f"Mean share of the dynamic range over {_titles(used)}"
         note += ": what no rescaling of a prediction can move." if free else "."
-        return note + (f" Without range here: {_titles(without)}." if without else "")
+        return note + (f" Without range here: {_titles(without)}." if without else "") + left
 
     def headline_records(self) -> list[dict[str, Any]]:
         """The ranking; controls and references are shown where they stand, without a place."""
@@ -127,7 +165,25 @@ class ScorecardText:
         for metric in self.card.metrics:
             rows = self.card.table[self.card.table["metric"] == metric.name]
             title = f"{metric.title} {'↑' if metric.higher_is_better else '↓'}"
-            yield title, {str(row.method): row for row in rows.itertuples()}
+            yield title + self._of_all(metric), {str(row.method): row for row in rows.itertuples()}
+
+    def titles(self) -> dict[str, str]:
+        """The title of each metric, with the number of its conditions where they are not all."""
+        return {one.name: one.title + self._of_all(one) for one in self.card.metrics}
+
+    def _of_all(self, metric: Metric) -> str:
+        """Of how many conditions a metric says something, where it is not all."""
+        names = [one.name for one in self.card.metrics]
+        known, every = self.card.overall.known[names.index(metric.name)], self.card.scores.shape[1]
+        return "" if known == every else f", on {known} of {every} conditions"
+
+    def strata_note(self) -> str:
+        """What the numbers of strata are, and how their intervals are made."""
+        note = "Headline within groups of conditions"
+        if self._clusters is not None:
+            note += f"; where they are of fewer than {FEW} {self._cluster_name}s, conditions are "
+            note += "resampled"
+        return f"{note}; fewer than {FEW} conditions have no interval."
 
     def stratum_records(self) -> list[dict[str, Any]]:
         """The headline of each level of each stratum, a column for each method."""

@@ -28,7 +28,8 @@ function drawRanking() {
   const rows = data.methods.map((method, i) => ({ ...method, numbers: data.overall[metric.name][i].slice(at, at + 3) }))
     .filter((row) => row.numbers[0] !== null);
   const better = metric.up || asShare ? 1 : -1;
-  rows.sort((a, b) => better * (a.numbers[0] - b.numbers[0]));
+  // Equals from the last to the first, as the axis runs upwards: in the order of the table.
+  rows.reverse().sort((a, b) => better * (a.numbers[0] - b.numbers[0]));
   const off = (row, end) => (row.numbers[end] === null ? 0 : Math.abs(row.numbers[end] - row.numbers[0]));
   const hollow = (row) => row.role.endsWith("control") || row.role === "reference";
   draw("rank-plot", [{

@@ -133,7 +133,7 @@ def _tables_section(page: Page, card: Scorecard) -> None:
     )
     page.table(_unbroken(ScorecardText(card).metric_records()))
     if len(card.stratum_table):
-        page.section("Strata", "Headline within groups of conditions.")
+        page.section("Strata", ScorecardText(card).strata_note())
         page.table(_unbroken(ScorecardText(card).stratum_records()))
     page.section("Definitions", "What each metric tells, and how it is computed.")
     page.table(

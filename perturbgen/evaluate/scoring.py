@@ -17,6 +17,7 @@ from perturbgen.evaluate.card import Scorecard
 from perturbgen.evaluate.catalogue import HEADLINE, choose_metrics
 from perturbgen.evaluate.cells import cell_pair
 from perturbgen.evaluate.labels import (
+    Missing,
     Policy,
     align,
     align_all,
@@ -28,6 +29,7 @@ from perturbgen.evaluate.labels import (
 from perturbgen.evaluate.values import Metric, Pair, Values
 
 _CELL_TYPE = "cell_type"
+_COMPOUND = "compound"
 _ZEROS = "zeros"
 
 
@@ -44,13 +46,15 @@ def score(
     level: float = 0.05,
     adjust: bool = True,
     clip: float | None = None,
+    missing: Missing = "refuse",
     name: str = "the prediction",
 ) -> pd.DataFrame:
     """Every metric for every condition: metrics x conditions; usually ``mean(axis=1)`` is reported.
 
     ``truth`` and ``prediction`` are conditions x genes, joined by label, of signed −log10 p (or any
     statistic, as long as no DE metric is wanted). Other genes or rows are errors unless ``genes``
-    or ``rows`` is ``truth`` (the prediction may have more) or ``intersection``. ``groups``, a level
+    or ``rows`` is ``truth`` (the prediction may have more) or ``intersection``; so are missing
+    predictions, unless ``missing`` is ``zeros``, as which they then count. ``groups``, a level
     of the index or a column of labels, says which conditions are told apart from which, ``layout``
     which of them were measured in the same places. ``reference`` is the mean perturbation of the
     training rows, a value a gene or conditions x genes. A gene responds where its p,
@@ -60,7 +64,7 @@ def score(
     """
     chosen = choose_metrics(metrics, reference=reference is not None, layout=layout is not None)
     _require_level(level)
-    true, predicted = align(truth, prediction, genes=genes, rows=rows, name=name)
+    true, predicted = align(truth, prediction, genes=genes, rows=rows, missing=missing, name=name)
     pair = Pair(
         Values(true.to_numpy(), level, adjust, clip),
         Values(predicted.to_numpy(), level, adjust, clip),
@@ -118,7 +122,7 @@ def _find_reference(
     return np.broadcast_to(values.to_numpy(), truth.shape)
 
 
-def score_cells(
+def score_points(
     truth: Mapping[Hashable, pd.DataFrame | Array],
     prediction: Mapping[Hashable, pd.DataFrame | Array],
     *,
@@ -151,9 +155,9 @@ def scorecard(
     positive: str | None = None,
     baselines: Sequence[str] = (),
     conditions: pd.DataFrame | None = None,
-    clusters: str | None = None,
+    clusters: str | None = _COMPOUND,
     metrics: Sequence[str] | None = None,
-    headline: Sequence[str] = HEADLINE,
+    headline: Sequence[str] | None = None,
     genes: Policy = "exact",
     rows: Policy = "exact",
     reference: pd.DataFrame | pd.Series | None = None,
@@ -161,6 +165,7 @@ def scorecard(
     layout: str | None = None,
     level: float = 0.05,
     adjust: bool = True,
+    missing: Missing = "refuse",
     resamples: int = 1000,
     seed: int = 0,
     info: Mapping[str, Any] | None = None,
@@ -171,12 +176,14 @@ def scorecard(
     or ``genes`` as ``intersection``, all predictions are scored on what all of them have.
     ``conditions``, labelled as the truth, gives strata (``n_cells``, ``compound_seen``, ...) beside
     effect size and the levels of the index; ``clusters`` names a level of the index or a column of
-    it: conditions that are resampled together; ``layout`` one that says where they were measured.
-    See :func:`score` for the rest.
+    it: conditions that are resampled together, by default those of one compound, None for each
+    alone; ``layout`` one that says where they were measured. What ``headline`` names is computed,
+    too. See :func:`score` for the rest.
     """
-    chosen = choose_metrics(metrics, reference=reference is not None, layout=layout is not None)
+    given: dict[str, Any] = {"reference": reference is not None, "layout": layout is not None}
+    chosen = choose_metrics(metrics, headline=headline, **given)
     _require_level(level)
-    true, tables = align_all(truth, predictions, genes=genes, rows=rows)
+    true, tables = align_all(truth, predictions, genes=genes, rows=rows, missing=missing)
     # A published generative approach to OP3 scored worse than zeros: they are there by default.
     if _ZEROS in negatives and _ZEROS not in tables:
         tables = {_ZEROS: pd.DataFrame(0.0, true.index, true.columns), **tables}
@@ -196,18 +203,28 @@ def scorecard(
         positive,
         tuple(baselines),
         strata=strata(true.index, conditions, effect_sizes(values, true.index)),
-        clusters=find_labels(true.index, conditions, clusters),
-        headline=tuple(headline),
+        clusters=_find_clusters(true.index, conditions, clusters),
+        headline=tuple(m.name for m in choose_metrics(headline or HEADLINE, **given)),
         resamples=resamples,
         seed=seed,
         info={**(info or {}), **about},
     )
 
 
+def _find_clusters(
+    index: pd.Index, conditions: pd.DataFrame | None, name: str | None
+) -> pd.Series | None:
+    """What is resampled together; tables of one compound alone need not name it."""
+    told = [*index.names, *([] if conditions is None else conditions)]
+    if name == _COMPOUND and name not in told:
+        return None
+    return find_labels(index, conditions, name)
+
+
 def join_scores(scores: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     """Tables of metrics x conditions, by method, as one with rows (method, metric).
 
-    What :func:`score` and :func:`score_cells` return can be joined here, and given to
+    What :func:`score` and :func:`score_points` return can be joined here, and given to
     :class:`Scorecard`.
     """
     if not scores:

@@ -40,7 +40,7 @@ class Metric:
     low: float = 0
     high: float = math.inf
     zeros: float | None = None
-    needs: str = "tables"  # or reference, layout, cells, log_probs
+    needs: str = "tables"  # or reference, layout, cells, counts, log_probs
     scale_free: bool = False
     across: bool = False
     version: int = 1

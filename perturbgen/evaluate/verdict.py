@@ -81,6 +81,8 @@ class Verdict:
         if named and ranked["baseline"].iloc[0] in (first, second):
             return ""
         value, low, high = self.card.difference(first, second)
+        if value == 0 and not low < 0 < high:
+            return f"{first} and {second} are level."
         sure = _certain(low, high)
         return f"The next, {second}, is {_digits(value)} behind{_interval(low, high)}{sure}."
 
@@ -154,6 +156,8 @@ def _who(ranked: pd.DataFrame, card: Scorecard) -> str:
     if mine.method == mine.baseline:
         return f"{mine.method} is best, all that was compared being baselines: {value} {ends}."
     difference = _digits(mine.difference)
+    if mine.difference == 0 and not mine.difference_low < 0 < mine.difference_high:
+        return f"{mine.method} and {mine.baseline}, {kind}, are level: headline {value} {ends}."
     if mine.difference > 0:
         above = f"{difference} above {mine.baseline}, {kind}"
         return f"{mine.method} is best: headline {value} {ends}, {above}{apart}{sure}."
@@ -179,7 +183,7 @@ def _among(name: str, level: str, ranked: pd.DataFrame) -> str:
 def _certain(low: float, high: float) -> str:
     """Whether a difference with this interval is more than chance."""
     if pd.isna(low):
-        return " (one condition says nothing of chance)"
+        return " (too few conditions to speak of chance)"
     return ", which is more than chance" if low > 0 or high < 0 else ", which chance could explain"
 
 

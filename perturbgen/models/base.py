@@ -77,9 +77,9 @@ class CountParameters(NamedTuple):
 class CountDecoder(nn.Module):
     """p(x | z, c) = NB(size × softmax(f(z, c)), r): ``hidden`` layers, then a unit per gene.
 
-    ``share`` (genes,) is each gene's part of all counts, where the last layer's bias starts. With
-    ``additive`` the conditions act on the log means directly, too: a linear term beside the
-    network.
+    ``share`` (genes,) is each gene's part of all counts, where the last layer's bias starts, and
+    ``r`` (genes,) where the dispersions do. With ``additive`` the conditions act on the log means
+    directly, too: a linear term beside the network.
     """
 
     def __init__(
@@ -90,6 +90,7 @@ class CountDecoder(nn.Module):
         *,
         n_conditions: int = 0,
         share: Tensor | None = None,
+        r: Tensor | None = None,
         scaling: Scaling = "total",
         dispersion: _DispersionKind = "gene",
         n_categories: int | None = None,
@@ -114,10 +115,10 @@ class CountDecoder(nn.Module):
             self._start_at(share)
         self.dispersion: nn.Module
         if dispersion == "predicted":
-            self.dispersion = PredictedDispersion(hidden[-1], n_genes)
+            self.dispersion = PredictedDispersion(hidden[-1], n_genes, r=r)
         else:
             own = n_categories if dispersion == "gene-category" else None
-            self.dispersion = Dispersion(n_genes, n_categories=own)
+            self.dispersion = Dispersion(n_genes, n_categories=own, r=r)
 
     def forward(
         self, z: Tensor, features: Tensor | None, size: Tensor, category: Tensor | None = None

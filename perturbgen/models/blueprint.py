@@ -17,8 +17,8 @@ from perturbgen.models.conditions import Conditions, Covariate
 class Blueprint:
     """The [model] section of a configuration (``settings``), the covariates, genes and cells.
 
-    ``share`` (genes,) is each gene's part of all counts; ``n_cells`` are trained on, and
-    ``n_held_out`` are validation cells.
+    ``share`` (genes,) is each gene's part of all counts and ``r`` its dispersion, where a decoder
+    begins; ``n_cells`` are trained on, and ``n_held_out`` are validation cells.
     """
 
     settings: Any
@@ -26,6 +26,7 @@ class Blueprint:
     share: Tensor
     n_cells: int
     n_held_out: int = 0
+    r: Tensor | None = None
 
     @cached_property
     def conditions(self) -> Conditions:
@@ -66,6 +67,7 @@ class Blueprint:
             net.hidden,
             len(self.share),
             share=self.share,
+            r=self.r,
             n_categories=self.categories(net.dispersion_by),
             **net.model_dump(include={"scaling", "dispersion", "additive", "dropout"}),
             **self.of_decoder,

@@ -12,6 +12,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -100,6 +101,7 @@ Scaling = Literal["total", "max"]
 # r from 1/1100 to 8100. Beyond, the variance m + m²/r tells r from its limit in no cell, and r
 # would drift.
 _LOG_R_CENTRE, _LOG_R_REACH = 1.0, 8.0
+_USUAL_R = 2.0  # where nothing says how a gene varies
 
 # As logarithms: a share that underflows has none.
 _SHARES: dict[str, Callable[[Tensor], Tensor]] = {
@@ -149,23 +151,29 @@ def _bounded_log_r(raw: Tensor) -> Tensor:
     return _LOG_R_CENTRE + _LOG_R_REACH * torch.tanh((raw - _LOG_R_CENTRE) / _LOG_R_REACH)
 
 
-def _unbounded_log_r(log_r: float) -> float:
-    """The raw value that ``_bounded_log_r`` maps to ``log_r``."""
-    part = (log_r - _LOG_R_CENTRE) / _LOG_R_REACH
-    if not -1 < part < 1:
+def _raw_dispersion(r: Tensor | float | None, shape: tuple[int, ...]) -> Tensor:
+    """The raw values that ``_bounded_log_r`` maps to the logarithm of r, one or (genes,)."""
+    # In numpy: where a model is only to be counted, tensors have no values.
+    each = np.asarray(_USUAL_R if r is None else r, np.float64)
+    part = (np.log(each) - _LOG_R_CENTRE) / _LOG_R_REACH
+    beyond = ~(np.abs(part) < 1)
+    if beyond.any():
         raise ConfigError(
-            f"a dispersion r of {math.exp(log_r):.3g}", expected="between e^-7 and e^9"
+            f"a dispersion r of {each[beyond][0]:.3g}", expected="between e^-7 and e^9"
         )
-    return _LOG_R_CENTRE + _LOG_R_REACH * math.atanh(part)
+    raw = _LOG_R_CENTRE + _LOG_R_REACH * np.arctanh(part)
+    return torch.empty(shape).copy_(torch.from_numpy(np.asarray(raw, np.float32)))
 
 
 class Dispersion(nn.Module):
-    """A learned log r per gene, or per gene and category (cell type)."""
+    """A learned log r per gene, or per gene and category (cell type); ``r`` at first."""
 
-    def __init__(self, n_genes: int, *, n_categories: int | None = None, r: float = 2.0) -> None:
+    def __init__(
+        self, n_genes: int, *, n_categories: int | None = None, r: Tensor | float | None = None
+    ) -> None:
         super().__init__()
         shape = (n_genes,) if n_categories is None else (n_categories, n_genes)
-        self.raw = nn.Parameter(torch.full(shape, _unbounded_log_r(math.log(r))))
+        self.raw = nn.Parameter(_raw_dispersion(r, shape))
 
     def forward(self, category: Tensor | None = None) -> Tensor:
         """Log r: (genes,), or (cells, genes) from the category of each cell, int64 (cells,)."""
@@ -182,12 +190,13 @@ class Dispersion(nn.Module):
 class PredictedDispersion(nn.Module):
     """A log r per cell and gene, from the decoder's last hidden layer; ``r`` at first."""
 
-    def __init__(self, n_hidden: int, n_genes: int, *, r: float = 2.0) -> None:
+    def __init__(self, n_hidden: int, n_genes: int, *, r: Tensor | float | None = None) -> None:
         super().__init__()
         self.linear = nn.Linear(n_hidden, n_genes)
         # It starts as a dispersion per gene does, and departs from it where cells call for it.
         nn.init.zeros_(self.linear.weight)
-        nn.init.constant_(self.linear.bias, _unbounded_log_r(math.log(r)))
+        with torch.no_grad():
+            self.linear.bias.copy_(_raw_dispersion(r, (n_genes,)))
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Log r (cells, genes) from (cells, hidden)."""

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.console import progress, said_once
+from perturbgen.core.console import progress
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.stats import divide
 from perturbgen.de import DETable, log_p_t
@@ -163,13 +163,14 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
     kept: dict[int, Mapping[str, pd.DataFrame]] = {}
     checks = pd.DataFrame()
     most = settings.replicates or settings.most
-    # What is odd about the samples is so in every replicate's fit.
-    with said_once("perturbgen.de", "perturbgen.data"), progress("replicates", most) as tick:
+    with progress("replicates", most) as tick:
         for k in range(1, most + 1):
             samples = [experiment.draw(wells, replicate=k) for wells in generated]
             if k == 1:
                 checks = experiment.check(samples[0])
             table = experiment.fit(*samples)
+            if k == 1:
+                experiment.require_estimable(table, samples[0])
             t = table.t.reindex_like(like)
             mean["mean_t"].add(t)
             if vehicle_wells:

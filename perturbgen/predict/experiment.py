@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,9 @@ import scipy.sparse as sp
 from pydantic import Field, model_validator
 
 from perturbgen.core.config import Settings
-from perturbgen.core.errors import shorten
+from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import log_cpm
-from perturbgen.core.tables import conditions_of
+from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.data import groups_of, pseudobulk
 from perturbgen.de import FLAVOURS, flavour_table, limma_table, usual_design
 from perturbgen.generate import WELL, Route
@@ -185,6 +186,42 @@ class MeasuredExperiment:
         sums, cells = wells.generator.drawn_sums(wells.plan, wells.wells, replicate=replicate)
         return self.samples(wells, sums, cells)
 
+    def require_estimable(self, table: DETable, drawn: AnnData) -> None:
+        """Refuse a design under which no condition of some drawn samples can be compared.
+
+        Where some can, the others are a warning: they have no answer, and are predicted as 0.
+        """
+        conditions = conditions_of(drawn.obs).unique()
+        answered = table.t.index[table.t.notna().any(axis=1)]
+        known = conditions[conditions.isin(answered)]
+        lost = conditions.difference(known)
+        if lost.empty:
+            return
+        design = self.design or (f"of flavour {self.flavour}" if self.flavour else "chosen here")
+        # Of a column whose levels have one compound each nothing is left to compare.
+        obs = pd.concat([self.real.obs, drawn.obs])
+        inside = [name for name in obs if name not in (*CONDITION, "n_cells")]
+        pairs = {name: obs[[name, "compound"]].drop_duplicates() for name in inside}
+        alike = [
+            str(name)
+            for name, pair in pairs.items()
+            if re.search(rf"\b{re.escape(str(name))}\b", design)
+            and not pair[name].duplicated().any()
+        ]
+        what = f"design {design}: {len(lost)} of {len(conditions)} conditions cannot be compared"
+        names = shorten([" | ".join(key) for key in lost], 3)
+        cause = "a column that tells compounds apart, or no samples left to know an error from"
+        if alike:
+            cause = f"each value of {shorten(alike)} has samples of one compound alone"
+        if known.empty:
+            raise SchemaError(
+                f"{what} with {self.vehicle!r}: {names}",
+                expected="columns whose values have samples of compounds and of the vehicle",
+                cause=cause,
+                fix='another --design, such as "~0 + {group}", or none: then one is chosen',
+            )
+        log.warning("%s, and are predicted as 0: %s (%s)", what, names, cause)
+
     def check(self, generated: AnnData) -> pd.DataFrame:
         """Whether generated samples are like the real ones where limma is sensitive, by cell type.
 
@@ -255,10 +292,12 @@ def _depth_per_cell(samples: AnnData) -> float:
 def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
     """Median over genes of the ratio of variances of log2 CPM, generated to controls.
 
-    Both are freed of the plates' own levels, which are the controls' means.
+    Both are freed of the plates' own levels, which are the controls' means, and set against the
+    counts that a sample has of a gene: a sample of few cells varies more, and vehicle samples have
+    many.
     """
-    mean = np.asarray(controls.X.mean(axis=0)).ravel() if controls.n_obs else np.zeros(0)
-    genes = np.flatnonzero(mean >= _FEWEST_COUNTS)
+    enough = [_mean_counts(samples) >= _FEWEST_COUNTS for samples in (controls, generated)]
+    genes = np.flatnonzero(enough[0] & enough[1])
     # A variance within plates needs two controls on one.
     plates = controls.obs["plate"].astype(str)
     if len(genes) < _FEWEST_GENES or (plates.value_counts() < 2).all():
@@ -268,9 +307,24 @@ def _variance_ratio(generated: AnnData, controls: AnnData) -> float:
     # A plate without controls has no level to be freed of.
     known = ours.index.isin(level.index)
     ours = (ours - level.reindex(ours.index))[known]
-    compound = generated.obs["compound"].astype(str).to_numpy()[known]
-    ratio = _pooled_variance(ours, compound) / _pooled_variance(base, base.index.to_numpy())
+    compound = generated.obs["compound"].astype(str).to_numpy()
+    expected = _expected_counts(generated, genes, compound)[known]
+    own = _pooled_variance(ours, compound[known], expected)
+    plate = base.index.to_numpy()
+    ratio = own / _pooled_variance(base, plate, _expected_counts(controls, genes, plate))
     return float(np.nanmedian(ratio)) if np.isfinite(ratio).any() else float("nan")
+
+
+def _mean_counts(samples: AnnData) -> np.ndarray:
+    return np.asarray(samples.X.mean(axis=0)).ravel() if samples.n_obs else np.zeros(samples.n_vars)
+
+
+def _expected_counts(samples: AnnData, genes: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Counts (samples, genes) if all samples of a group were alike but for their depth."""
+    counts = pd.DataFrame(sp.csr_array(samples.X)[:, genes].toarray())
+    total = pd.Series(np.asarray(samples.X.sum(axis=1)).ravel(), dtype=float)
+    share = counts.groupby(groups).transform("sum").div(total.groupby(groups).transform("sum"), 0)
+    return share.mul(total, 0).to_numpy()
 
 
 def _log_cpm_by_plate(samples: AnnData, genes: np.ndarray) -> pd.DataFrame:
@@ -280,12 +334,12 @@ def _log_cpm_by_plate(samples: AnnData, genes: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame(log_cpm(counts[:, genes].toarray(), total), plates)
 
 
-def _pooled_variance(values: pd.DataFrame, groups: np.ndarray) -> np.ndarray:
-    """Variance (genes,) within groups of rows (samples, genes), pooled."""
+def _pooled_variance(values: pd.DataFrame, groups: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Weighted variance (genes,) within groups of rows (samples, genes), pooled."""
     table = values.to_numpy()
     codes, names = pd.factorize(groups)
     freedom = len(table) - len(names)
     if freedom <= 0:
         return np.full(table.shape[1], np.nan)
     means = pd.DataFrame(table).groupby(codes).mean().to_numpy()
-    return ((table - means[codes]) ** 2).sum(axis=0) / freedom
+    return (weights * (table - means[codes]) ** 2).sum(axis=0) / freedom

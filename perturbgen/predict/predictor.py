@@ -16,18 +16,19 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import numpy as np
 import pandas as pd
 
+from perturbgen.core.console import said_once
 from perturbgen.core.errors import ConfigError, PerturbgenError, SchemaError, shorten
 from perturbgen.core.files import require_file, require_folder
 from perturbgen.core.h5ad import open_h5ad
 from perturbgen.core.runs import file_hash
 from perturbgen.core.tables import CONDITION, conditions_of, reading
-from perturbgen.data import complete, read_h5ad, sampled
+from perturbgen.data import complete, our_obs, read_h5ad, sampled
 from perturbgen.predict.calibration import Task, trained_conditions
 from perturbgen.predict.estimators import average, plug_in_t
 from perturbgen.predict.experiment import PredictSettings
 from perturbgen.predict.weights import Shrinkage, expression_levels
 from perturbgen.predict.wells import read_wanted, vehicle_of, without
-from perturbgen.train import CELLS, load_run
+from perturbgen.train import CELLS, RunSettings, load_run
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -82,11 +83,14 @@ def predict(
     cells = sampled(cells)
     _warn_of_seen(run, cells.obs, wanted)
     cells = without(run.in_genes(cells), wanted)
-    task = Task.of(run, cells, wanted, settings, sampler=sampler, calibration_run=calibration_run)
-    averages = average(task, settings, keep)
-    raw = dict(averages.final)
-    if settings.needs("plug_in", "shrunk_plug_in"):
-        raw["plug_in"] = _plug_in(task)
+    options: dict[str, Any] = {"sampler": sampler, "calibration_run": calibration_run}
+    # What is odd about the samples is so in every fit.
+    with said_once("perturbgen.de", "perturbgen.data", "perturbgen.generate"):
+        task = Task.of(run, cells, wanted, settings, **options)
+        averages = average(task, settings, keep)
+        raw = dict(averages.final)
+        if settings.needs("plug_in", "shrunk_plug_in"):
+            raw["plug_in"] = _plug_in(task)
     levels = pd.DataFrame()
     if settings.shrinks:
         # Of real samples: what a model gets wrong of a gene shall not choose its factor.
@@ -174,11 +178,15 @@ def run_fingerprint(path: Path) -> str:
 
 @dataclass(frozen=True)
 class RunFiles:
-    """A run directory, the cells it predicts among, and the run that calibrates it."""
+    """A run directory, the cells it predicts among, and the run that calibrates it.
+
+    ``columns`` is the column map of the cells; the run's own cells are read by the run's.
+    """
 
     run: Path
     cells: Path
     calibration_run: Path | None = None
+    columns: Path | None = None
 
     @property
     def runs(self) -> list[Path]:
@@ -198,14 +206,22 @@ class RunFiles:
 
     def record(self) -> Mapping[str, Any]:
         """What a prediction depends on, whatever the files are called."""
-        return {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
+        found = {"runs": [_run_hash(path) for path in self.runs], "cells": file_hash(self.cells)}
+        mapped = self._column_map()
+        return found if mapped is None else {**found, "columns": file_hash(mapped)}
+
+    def _column_map(self) -> Path | None:
+        """What translates the cells' columns; None where they have our names."""
+        if self.columns is not None:
+            return self.columns
+        return RunSettings.load(self.run / "config.toml").columns_of(self.cells)
 
     def seen(self) -> pd.MultiIndex:
         """The conditions of every cell that either run was trained or validated on."""
         # obs alone is read: the counts are not needed to tell what was seen.
         with reading(self.cells, "h5ad"):
             file = open_h5ad(self.cells, backed=True)
-            obs = file.obs
+            obs = our_obs(file.obs, self._column_map(), self.cells)
             file.file.close()
         named = {name: complete(obs, name).astype(str) for name in CONDITION}
         labels = pd.Series(list(conditions_of(pd.DataFrame(named))), obs.index.astype(str))
@@ -249,7 +265,8 @@ class RunFiles:
         """The predictor, not fitted yet."""
         run, *others = (load_run(path) for path in self.runs)
         other = others[0] if others else None
-        return GenerativePredictor(run, read_h5ad(self.cells), settings, calibration_run=other)
+        cells = read_h5ad(self.cells, self._column_map())
+        return GenerativePredictor(run, cells, settings, calibration_run=other)
 
 
 def _run_hash(path: Path) -> str:

@@ -14,6 +14,7 @@ import pandas as pd
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.core.tables import require_unique
 from perturbgen.data import CountStore, CovariateEncoder, require_same_genes
+from perturbgen.train.beginnings import gene_dispersions, gene_shares
 from perturbgen.train.card import Card
 from perturbgen.train.gauges import LatentSpace
 from perturbgen.train.run import Recipe, Trained
@@ -85,9 +86,7 @@ class TrainedRun(Trained[RunSettings, "LatentModel", _ModelCard]):
 
     def columns_of(self, path: Path) -> Path | None:
         """The column map that the run read this file with, if it was this file."""
-        data = self.settings.data
-        same = data.columns is not None and path.resolve() == data.path.resolve()
-        return data.columns if same else None
+        return self.settings.columns_of(path)
 
     def of_cells(self, store: CountStore, *, part: str | None = None) -> CountStore:
         """Cells for this run, all or those of a part of its own.
@@ -187,10 +186,12 @@ class _CellRecipe(Recipe[RunSettings, "Cells", _ModelCard, TrainedRun]):
         from perturbgen.train.feeds import CellFeed
         from perturbgen.train.loop import Training
 
-        card, share = self.describe(settings, data), _gene_shares(data)
+        card, share = self.describe(settings, data), gene_shares(data.train)
+        r = gene_dispersions(data.train, list(settings.conditions))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(settings.seed)
-            model = _model_of(settings, card, _covariates(settings, card, data.descriptors), share)
+            known = _covariates(settings, card, data.descriptors)
+            model = _model_of(settings, card, known, share, r)
         stores = [data.train, data.validation]
         if settings.training.resident and not settings.data.on_disk:
             stores = [store.to(fabric.device) for store in stores]
@@ -227,18 +228,6 @@ CELLS = _CellRecipe()
 train, resume, train_once, load_run = CELLS.train, CELLS.resume, CELLS.train_once, CELLS.load
 
 
-def _gene_shares(data: Cells) -> torch.Tensor:
-    """Each gene's part of all training counts, (genes,); half a count more, so that none is 0."""
-    import torch
-
-    from perturbgen.train.feeds import CellFeed
-
-    total = torch.full((data.train.n_genes,), 0.5, dtype=torch.float64)
-    for batch in CellFeed(data.train, 4096).once():
-        total.index_add_(0, batch.counts.columns.cpu(), batch.counts.values.cpu().double())
-    return total / total.sum()
-
-
 def _covariates(
     settings: RunSettings, card: _ModelCard, descriptors: Mapping[str, pd.DataFrame] | None = None
 ) -> list[Covariate]:
@@ -264,12 +253,16 @@ def _covariates(
 
 
 def _model_of(
-    settings: RunSettings, card: _ModelCard, known: list[Covariate], share: torch.Tensor
+    settings: RunSettings,
+    card: _ModelCard,
+    known: list[Covariate],
+    share: torch.Tensor,
+    r: torch.Tensor | None = None,
 ) -> LatentModel:
-    """The model of the settings; ``share`` (genes,) is each gene's part of all counts."""
+    """The model of the settings; ``share`` and ``r`` (genes,) are where its decoder begins."""
     from perturbgen.models import Blueprint, build_model
 
-    blueprint = Blueprint(settings.model, known, share, card.n_cells, card.n_held_out)
+    blueprint = Blueprint(settings.model, known, share, card.n_cells, card.n_held_out, r)
     return build_model(settings.model.kind, blueprint)
 
 

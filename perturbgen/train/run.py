@@ -374,7 +374,7 @@ def launch(
                 strategy="ddp" if ranks > 1 else "auto",
             )
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:
-        raise ConfigError(f"--accelerator {accelerator} --devices {devices}: {error}") from None
+        raise ConfigError(f"--device {accelerator} --devices {devices}: {error}") from None
     if fabric.device.type == "cpu" and devices > cores():
         raise ConfigError(
             f"--devices {devices}: this machine has {cores()} cores",

@@ -26,7 +26,7 @@ def test_a_simulated_screen_is_checked_and_extracted(
 ) -> None:
     capsys.readouterr()
     (matrix,) = screen.glob("*.gctx")
-    genes = ["--genes", str(screen / "gene_info.txt")]
+    genes = ["--landmarks", str(screen / "gene_info.txt")]
     assert _run(["l1000", "check", str(matrix), *genes, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["format"], row["samples"], row["genes"], row["ids of"]) == (
@@ -97,7 +97,7 @@ def test_a_dry_run_prints_the_settings_and_writes_nothing(
         (["extract", "nowhere.gctx", "--out", "OUT"], "no GCTX or GCT file at"),
         (["extract", "MATRIX", "--out", "OUT", "--dtype", "float61"], "did you mean 'float16'"),
         (["extract", "MATRIX", "--out", "OUT"], "not every file has all 978 wanted genes"),
-        (["extract", "MATRIX", "--out", "OUT", "--genes", "no.grp"], "no list of genes at"),
+        (["extract", "MATRIX", "--out", "OUT", "--landmarks", "no.grp"], "no list of genes at"),
         (
             ["extract", "MATRIX", "--out", "OUT", "--common-genes", "--meta", "no.txt"],
             "no metadata table at",

@@ -36,7 +36,7 @@ def trained(tmp_path_factory):
         patch.chdir(tmp_path_factory.mktemp("l1000"))
         write_h5ad(screen_anndata(screen_settings("tiny"), seed=0), "screen.h5ad")
         sets = [word for value in TINY for word in ("--set", value)]
-        assert command("l1000", "train", "screen.h5ad", *sets, "--accelerator", "cpu") == 0
+        assert command("l1000", "train", "--data", "screen.h5ad", *sets, "--device", "cpu") == 0
         yield
 
 
@@ -124,14 +124,7 @@ def test_resume_goes_on(capsys):
     shutil.copytree(RUN, "again")
     assert (
         command(
-            "l1000",
-            "train",
-            "--resume",
-            "again",
-            "--set",
-            "training.epochs=3",
-            "--accelerator",
-            "cpu",
+            "l1000", "train", "--resume", "again", "--set", "training.epochs=3", "--device", "cpu"
         )
         == 0
     )
@@ -139,21 +132,24 @@ def test_resume_goes_on(capsys):
 
 
 def test_a_dry_run_prints_a_configuration_that_can_be_read_again(capsys):
-    assert command("l1000", "train", "screen.h5ad", "--dry-run") == 0
+    assert command("l1000", "train", "--data", "screen.h5ad", "--dry-run") == 0
     Path("config.toml").write_text(capsys.readouterr().out)
-    assert command("l1000", "train", "--config", "config.toml", "--dry-run") == 0
+    assert command("l1000", "train", "config.toml", "--dry-run") == 0
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["train"], "takes a FILE, a --config or --resume RUN"),
-        (["train", "none.h5ad"], "none.h5ad"),
-        (["train", "screen.h5ad", "--set", "data.label=drug"], "no column 'drug'"),
-        (["train", "screen.h5ad", "--set", "model.encoder.kind=cnn"], "model.encoder.kind"),
-        (["train", "screen.h5ad", "--resume", RUN], "--resume goes with"),
+        (["train"], "CONFIG.toml, --data FILE or --resume RUN"),
+        (["train", "--data", "none.h5ad"], "none.h5ad"),
+        (["train", "--data", "screen.h5ad", "--set", "data.label=drug"], "no column 'drug'"),
+        (
+            ["train", "--data", "screen.h5ad", "--set", "model.encoder.kind=cnn"],
+            "model.encoder.kind",
+        ),
+        (["train", "--data", "screen.h5ad", "--resume", RUN], "--resume goes with"),
         (["train", "--resume", RUN, "--set", "model.size=3"], "changes what was trained"),
-        (["train", "screen.h5ad", "--start", "nowhere"], "nowhere"),
+        (["train", "--data", "screen.h5ad", "--start", "nowhere"], "nowhere"),
         (["embed", RUN, "--out", "e.csv"], "e.csv"),
         (["embed", "nowhere"], "nowhere"),
         (["embed", RUN, "--device", "abacus"], "--device abacus"),

@@ -183,8 +183,7 @@ def test_a_bad_baseline_is_explained(
     rows = "".join(f"{cell_type},{value}\n" for cell_type in CELL_TYPES).encode()
     (tmp_path / "means.csv").write_bytes(content.replace(b"%s", rows))
     assert (
-        _run(["-q", "simulate", str(tmp_path / "out"), "--baseline", str(tmp_path / "means.csv")])
-        == 2
+        _run(["-q", "simulate", str(tmp_path / "out"), "--means", str(tmp_path / "means.csv")]) == 2
     )
     assert words in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

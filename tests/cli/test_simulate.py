@@ -80,9 +80,9 @@ def test_a_dry_run_prints_json_when_asked(
             ["--set", "plate.lost_wells=25"],
             "fix          --set plate.lost_wells=24, or more plate.rows",
         ),
-        (["--baseline", "nowhere.csv"], "no baseline CSV at"),
+        (["--means", "nowhere.csv"], "no baseline CSV at"),
         (["--signatures", "nowhere.npz"], "no signatures NPZ at"),
-        (["--layout", "nowhere"], "no layout folder at"),
+        (["--plan", "nowhere"], "no layout folder at"),
         (["--config", "nowhere.toml"], "no configuration at"),
     ],
 )

@@ -22,7 +22,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-TRAIN = ["train", "config.toml", "--accelerator", "cpu"]
+TRAIN = ["train", "config.toml", "--device", "cpu"]
 
 
 def test_from_a_config_to_latents_and_numbers(folder, capsys):
@@ -49,9 +49,7 @@ def test_from_a_config_to_latents_and_numbers(folder, capsys):
     assert command(arguments) == 0
     assert "nats per gene and cell" in capsys.readouterr().out
     assert (
-        command(
-            ["train", "--resume", row["run"], "--set", "training.epochs=3", "--accelerator", "cpu"]
-        )
+        command(["train", "--resume", row["run"], "--set", "training.epochs=3", "--device", "cpu"])
         == 0
     )
 
@@ -74,9 +72,9 @@ def test_a_dry_run_makes_nothing(folder, capsys):
         (["train", "config.toml", "--data", "nothing.h5ad"], "nothing.h5ad"),
         (["train", "config.toml", "--set", "model.latnet=3"], "did you mean 'latent'"),
         (["train", "config.toml", "--set", "conditions.plate.width=3"], "obs has no such column"),
-        (["train", "config.toml", "--accelerator", "abacus"], "abacus"),
+        (["train", "config.toml", "--device", "abacus"], "abacus"),
         (
-            ["train", "config.toml", "--accelerator", "cpu", "--devices", "3"],
+            ["train", "config.toml", "--device", "cpu", "--devices", "3"],
             "cannot be shared by 3 devices",
         ),
         (["train", "--resume", "nowhere"], "no run directory at nowhere"),

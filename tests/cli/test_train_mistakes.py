@@ -96,7 +96,7 @@ DESCRIBED = "conditions.cell_type.encoding=descriptors"
 )
 def test_wrong_files_are_explained_before_a_run_is_made(folder, capsys, overrides, words):
     sets = [part for override in overrides for part in ("--set", override)]
-    explained(capsys, ["train", "config.toml", "--accelerator", "cpu", *sets], words)
+    explained(capsys, ["train", "config.toml", "--device", "cpu", *sets], words)
     assert not (folder / "runs").exists()
 
 
@@ -105,7 +105,7 @@ def test_more_processes_than_cores_are_refused_before_any_is_started(folder, cap
     arguments = [
         "train",
         "config.toml",
-        "--accelerator",
+        "--device",
         "cpu",
         "--devices",
         "4",
@@ -132,7 +132,7 @@ def trained(tmp_path_factory):
         make_cells().write_h5ad("cells.h5ad")
         with open("config.toml", "w") as handle:
             handle.write(CONFIG)
-        assert command(["train", "config.toml", "--accelerator", "cpu"]) == 0
+        assert command(["train", "config.toml", "--device", "cpu"]) == 0
         yield
 
 

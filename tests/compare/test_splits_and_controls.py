@@ -190,7 +190,7 @@ def test_a_table_of_one_condition_cannot_be_split(
         ),
         ({"controls": {"positive": "zeros"}}, "both a positive control"),
         ({"score": {"metrics": ["mean_rowwise_rmes"]}}, "did you mean 'mean_rowwise_rmse'"),
-        ({"score": {"headline": ["energy_distance"]}}, "is not computed"),
+        ({"score": {"headline": ["energy_distance"]}}, "needs cells"),
         ({"score": {"metrics": ["mean_rowwise_rmse"]}}, "none of the headline"),
         ({"scores": {}}, "unknown key 'scores': did you mean 'score'"),
         ({"score": {"metrics": []}}, "at least 1 item"),

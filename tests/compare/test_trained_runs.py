@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,8 +14,11 @@ import pytest
 from anndata import AnnData, read_h5ad
 from scipy import sparse
 
-from perturbgen.compare import Comparison, compare, methods, write_outputs
+from perturbgen.compare import CompareSettings, Comparison, compare, methods, write_outputs
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
+from perturbgen.core.tables import conditions_of
+from perturbgen.data import Split, pseudobulk
+from perturbgen.de import flavour_table
 from perturbgen.predict import GenerativePredictor, MeasuredExperiment, PredictSettings
 from perturbgen.train import RunSettings, load_run
 from perturbgen.train import train as train_model
@@ -62,10 +64,10 @@ def make_cells() -> AnnData:
     return AnnData(matrix, obs=obs, var=pd.DataFrame(index=GENES), uns={"vehicle": "DMSO"})
 
 
-def train(folder: Path, data: Path, name: str) -> Path:
+def train(folder: Path, data: Path, name: str, **more: str) -> Path:
     base = {
         "name": name,
-        "data": {"path": str(data)},
+        "data": {"path": str(data), **more},
         "model": {"latent": 2, "decoder": {"hidden": [4]}},
         "conditions": {"cell_type": {}, "compound": {}, "plate": {}},
         "annealing": {"warmup": 0},
@@ -102,8 +104,6 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def ran(made: Path, out: Path, run: dict[str, Any] | None = None, **changes: Any) -> Comparison:
-    from perturbgen.compare import CompareSettings
-
     vae = {"run": str(made / "run-released"), "cells": "released.h5ad", "settings": FAST} | (
         run or {}
     )
@@ -250,15 +250,91 @@ def test_a_missing_run_or_file_of_cells_is_told(made: Path, tmp_path: Path) -> N
     ):
         with pytest.raises(InputError, match=words):
             ran(made, tmp_path / "out", changed)
-    with pytest.raises(ConfigError, match="cells and calibration_run belong to a run"):
+    with pytest.raises(ConfigError, match="cells, columns and calibration_run belong to a run"):
         ran(made, tmp_path / "out", methods={"zeros": {"cells": "released.h5ad"}})
 
 
-def test_a_table_that_lost_genes_to_a_filter_is_no_other_task() -> None:
-    """The flavour op3 tests the genes that are expressed everywhere: a run knows more of them."""
+@pytest.fixture(scope="module")
+def filtered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An experiment with columns of other names and genes that hardly anybody expresses: a run, its
+    column map, a split of cells' conditions, and the table of flavour op3.
+    """
+    folder = tmp_path_factory.mktemp("filtered")
     cells = make_cells()
-    known = SimpleNamespace(card=SimpleNamespace(genes=GENES))
-    predictor = GenerativePredictor(lambda cells, seed: known, cells)  # type: ignore[arg-type,return-value]
+    counts = cells.X.toarray()
+    counts[:, :3] = np.random.default_rng(1).poisson(0.01, counts[:, :3].shape)
+    cells.X = sparse.csr_matrix(counts)
+    sums = pseudobulk(cells, by=["plate", "well", "cell_type"])
+    table = flavour_table(sums, flavour="op3", control="DMSO").signed_log10_p
+    table.index.names = ["cell_type", "compound"]
+    assert table[GENES[:3]].isna().all(axis=None), "the filter bites"
+    assert table.notna().all().sum() > 2
+    write_flat(table.dropna(axis=1), folder / "de_train.parquet")
+    labels = conditions_of(cells.obs).unique()
+    withheld = labels.isin([("B cells", name) for name in COMPOUNDS[2:]])
+    parts = pd.Series(np.where(withheld, "test", "train").astype(object), labels)
+    Split(parts, "by hand").write(folder / "split.csv")
+    cells.obs = cells.obs.rename(columns={"cell_type": "Type", "compound": "Drug"})
+    del cells.uns["vehicle"]
+    cells.write_h5ad(folder / "cells.h5ad")
+    (folder / "columns.toml").write_text(
+        'vehicle = "DMSO"\n[columns]\ncell_type = "Type"\ncompound = "Drug"\n'
+    )
+    train(
+        folder,
+        folder / "cells.h5ad",
+        "own",
+        columns=str(folder / "columns.toml"),
+        split=str(folder / "split.csv"),
+    )
+    return folder
+
+
+@pytest.mark.parametrize("estimator", ["mean_t", "anchored_t", "plug_in", "shrunk"])
+def test_a_run_in_flavour_op3_predicts_the_genes_that_the_filter_left(
+    filtered: Path, tmp_path: Path, estimator: str
+) -> None:
+    """Nothing here is a stand-in: the run is trained, its cells are read by its column map, and the
+    split that it was trained with names the vehicle, which is in no table.
+    """
+    settings = {"estimators": [estimator], "replicates": 2, "flavour": "op3", "levels": 1}
+    run = {"run": str(filtered / "runs" / "0001-own-s0"), "cells": "cells.h5ad"}
+    asked = CompareSettings.load(
+        base={
+            "data": {"folder": str(filtered), "clip": 4.0},
+            "splits": {"theirs": {"kind": "file", "file": "split.csv", "test": ["test"]}},
+            "methods": {"zeros": {}, "vae": {**run, "settings": settings}},
+            "score": {"resamples": 10},
+        }
+    )
+    found = compare(asked, tmp_path, workers=1)
+    assert states(found) == {"done": 2}, found.jobs["error"].tolist()
+    values = found.predictions()["vae"]
+    kept = pd.read_parquet(filtered / "de_train.parquet").columns[2:]
+    assert set(values.columns) <= set(GENES[3:])
+    assert set(values.columns) == set(kept) & set(GENES)
+    assert len(values) == 2
+    assert np.isfinite(values.to_numpy()).all()
+    if estimator != "shrunk":  # one epoch deserves to be shrunk to nothing
+        assert (values.abs() > 0).any(axis=None)
+
+
+def test_cells_of_other_names_need_a_column_map(filtered: Path, tmp_path: Path) -> None:
+    from perturbgen.predict import RunFiles
+
+    elsewhere = tmp_path / "copy.h5ad"
+    elsewhere.write_bytes((filtered / "cells.h5ad").read_bytes())
+    run = filtered / "runs" / "0001-own-s0"
+    with pytest.raises(SchemaError, match="cell_type"):
+        RunFiles(run, elsewhere).seen()
+    mapped = RunFiles(run, elsewhere, columns=filtered / "columns.toml")
+    assert ("B cells", "drug 0") in mapped.seen()
+    assert ("B cells", "drug 3") not in mapped.seen()
+
+
+def test_a_table_with_genes_that_the_run_does_not_know_is_refused(made: Path) -> None:
+    run = load_run(made / "run-released")
+    predictor = GenerativePredictor(run, read_h5ad(made / "released.h5ad"))
     index = pd.MultiIndex.from_tuples([("NK cells", "drug 0")])
     predictor.fit(pd.DataFrame(0.0, index, GENES[3:]), rng=np.random.default_rng(0))
     with pytest.raises(SchemaError, match="genes that the run does not know: 'other'"):

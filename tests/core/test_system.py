@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from perturbgen.core import system
 from perturbgen.core.errors import ConfigError
@@ -62,6 +64,7 @@ def test_cores_are_whole_ones_within_the_quota(
 
 _SHOW = """
 import sys
+import threading
 from perturbgen.cli import _run
 from perturbgen.core.system import cores
 import perturbgen.cli.data as data
@@ -151,3 +154,32 @@ def test_auto_takes_a_gpu_where_there_is_one_and_says_so_once(
     assert caplog.text.count("a test's GPU") == 1
     with pytest.raises(ConfigError, match="abacus"):
         system.choose_device("abacus")
+
+
+@pytest.mark.parametrize(("size", "shared"), [(100, False), (10**8, True), (None, True)])
+def test_little_work_stays_in_its_thread(
+    size: int | None, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(system, "cores", lambda **_: 2)
+    where, done = [], []
+
+    def work(items: range) -> None:
+        where.append(threading.get_ident())
+        done.extend(items)
+
+    system.spread(work, 10, step=2, size=size)
+    assert sorted(done) == list(range(10))
+    assert (threading.get_ident() not in where) == shared
+
+
+def test_blas_has_one_thread_in_the_outermost_context() -> None:
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        before = threads()
+        with system.ONE_BLAS_THREAD:
+            with system.ONE_BLAS_THREAD:
+                assert threads() == {1}
+            assert threads() == {1}
+        assert threads() == before

@@ -167,6 +167,15 @@ def test_a_calibration_split_hides_wanted_cells_and_some_known_compounds(
     split.check_leaks(obs)
 
 
+def test_a_vehicle_without_a_column_of_controls_calibrates_nothing(
+    obs: pd.DataFrame, rng: np.random.Generator
+) -> None:
+    wanted = pd.DataFrame({"cell_type": ["B cells"], "compound": ["c6"]})
+    split = Split.for_calibration(obs, wanted, rng=rng, share=1.0, validation=0.2, vehicle="c0")
+    chosen = obs.loc[(split.parts == "calibration").to_numpy(), "compound"]
+    assert set(chosen) == {"c1", "c2", "c3", "c4", "c5"}
+
+
 def test_a_calibration_split_of_no_share_withholds_nothing_but_the_wanted(
     obs: pd.DataFrame, rng: np.random.Generator
 ) -> None:

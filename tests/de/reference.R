@@ -22,10 +22,23 @@ describe <- function(folder, formula_text, group_name, control) {
 
   factors <- calcNormFactors(DGEList(counts))
   save(factors$samples$norm.factors, "tmm.csv")
+  for (method in c("TMMwsp", "RLE", "upperquartile")) {
+    found <- tryCatch(calcNormFactors(DGEList(counts), method = method)$samples$norm.factors, error = function(e) NA)
+    save(found, paste0(tolower(method), ".csv"))
+  }
+  own <- seq(1e4, 3e4, length.out = ncol(counts))
+  for (method in c("TMM", "TMMwsp")) save(calcNormFactors(counts, lib.size = own, method = method), paste0(tolower(method), "_own.csv"))
   save(filterByExpr(DGEList(counts), design), "filter.csv")
+  save(filterByExpr(DGEList(counts), group = obs[[group_name]], min.count = 3, min.total.count = 40, large.n = 3, min.prop = 0.5), "filter_group.csv")
+  save(filterByExpr(counts, group = obs[[group_name]], lib.size = own), "filter_own.csv")
   v <- suppressWarnings(voom(factors, design))
   save(v$E, "e.csv")
   save(v$weights, "weights.csv")
+  # limma 3.66's chooseLowessSpan (small.n = 50, min.span = 0.3, power = 1/3), of all rows that voom is given
+  span <- min(0.3 + 0.7 * (50 / nrow(counts))^(1 / 3), 1)
+  adaptive <- list(factors, design, span = span)
+  if ("adaptive.span" %in% names(formals(voom))) adaptive <- list(factors, design, adaptive.span = TRUE)
+  save(suppressWarnings(do.call(voom, adaptive))$weights, "weights_adaptive.csv")
   fit <- suppressWarnings(lmFit(v, design))
   save(colnames(design)[is.na(fit$coefficients[1, ])], "aliased.csv")
   save(fit$sigma, "sigma.csv")

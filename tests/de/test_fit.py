@@ -9,8 +9,9 @@ from scipy.sparse import csr_matrix
 
 from perturbgen.de.design import Design
 from perturbgen.de.native import _Contrasts, _fit_genes, _fit_genes_on
+from perturbgen.de.solver import Fitted, Solver
 from perturbgen.de.trend import Trend
-from perturbgen.de.voom import LogCounts, MeanVariance, _Fitted, _Solver
+from perturbgen.de.voom import LogCounts, MeanVariance
 
 GENES = 7
 
@@ -38,7 +39,7 @@ def test_equals_a_regression_of_each_gene(name: str, design: Design) -> None:
     kept = design.matrix[:, design.kept]
     weights = np.zeros((3, design.matrix.shape[1]))
     weights[:, design.kept] = rng.normal(size=(3, design.rank))
-    solver = _Solver(design)
+    solver = Solver(design)
     on_groups, on_q = solver.basis.functionals(weights)
     fitted = solver.weighted(y, w, (csr_matrix(on_groups), on_q))
     for j in range(GENES):
@@ -64,7 +65,7 @@ def test_equals_a_regression_of_each_gene(name: str, design: Design) -> None:
 def log_counts(rng: np.random.Generator, design: Design) -> LogCounts:
     trend = Trend(np.linspace(0, 12, 30), rng.uniform(0.5, 1.5, 30))
     e, sizes = rng.normal(6, 2, (40, 50)), rng.uniform(1e5, 1e6, 40)
-    return LogCounts(e, sizes, _Solver(design), MeanVariance(trend.x, trend.y, trend))
+    return LogCounts(e, sizes, Solver(design), MeanVariance(trend.x, trend.y, trend))
 
 
 def test_the_torch_fitter_gives_the_same() -> None:
@@ -103,8 +104,8 @@ def four_groups() -> np.ndarray:
     return np.hstack([np.eye(4)[groups], nuisance])
 
 
-def fit(matrix: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[_Solver, _Fitted]:
-    solver = _Solver(Design.from_matrix(pd.DataFrame(matrix)))
+def fit(matrix: np.ndarray, y: np.ndarray, w: np.ndarray) -> tuple[Solver, Fitted]:
+    solver = Solver(Design.from_matrix(pd.DataFrame(matrix)))
     basis = solver.basis
     count, rank = len(basis.groups), basis.q.shape[1]
     functions = csr_matrix(np.eye(count + rank)[:, :count]), np.eye(count + rank)[:, count:]

@@ -162,6 +162,22 @@ def test_what_is_not_estimable_is_named_and_na(
     assert not found.conditions.loc["Abc", "estimable"]
 
 
+def test_the_adaptive_span_is_that_of_all_genes_given() -> None:
+    experiment = case("mostly zero")  # 120 of the 300 genes have no count
+    found = table(experiment, span="adaptive")
+    expected = table(experiment, span=0.3 + 0.7 * (50 / 300) ** (1 / 3))
+    pd.testing.assert_frame_equal(found.t, expected.t)
+
+
+def test_nothing_but_controls_says_nothing_of_a_column_not_given(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    experiment = case("balanced")
+    with pytest.raises(SchemaError, match="every sample is 'vehicle'"):
+        table(Case(experiment.counts.iloc[:6], experiment.obs.iloc[:6]))
+    assert "None" not in caplog.text
+
+
 def test_duplicated_samples_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     experiment = case("balanced")
     counts = experiment.counts.copy()

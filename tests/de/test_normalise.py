@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from perturbgen.de import filter_by_expr, tmm_factors
-from perturbgen.de.counts import _within_trim
+from perturbgen.de.normalise import _within_trim
 
 
 def test_samples_that_differ_in_depth_only_need_no_factor() -> None:

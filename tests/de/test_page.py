@@ -93,6 +93,7 @@ def test_a_cloud_that_slants_is_flagged() -> None:
     first = table.show_label(table.conditions.index[0])
     assert flags.pop(first) == "-2.0"
     assert set(flags.values()) == {""}
+    assert "slants" not in slanted(0.0).strongest(20)[0], "a column of nothing says nothing"
     assert "In 1 of them the MA cloud slants" in de_page(table, level=0.9).html()
     assert "slants, which" not in de_page(slanted(0.5), level=0.9).html()
     assert embedded(de_page(table).html())["slants_from"] == SLANT

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.de import filter_by_expr, limma_table, tmm_factors, voom
+from perturbgen.core.errors import CountsError
+from perturbgen.de import filter_by_expr, limma_table, norm_factors, tmm_factors, voom
 from perturbgen.de.design import Design
 from perturbgen.de.native import FitMethod, fit_native
 from tests.de.cases import NAMES, Case, case
@@ -75,11 +76,52 @@ def test_normalisation_and_filter(reference: Reference) -> None:
     assert 0 < keep.sum() < len(keep)
 
 
+@pytest.mark.parametrize("method", ["tmmwsp", "rle", "upperquartile"])
+def test_other_factors(reference: Reference, method: str) -> None:
+    counts, expected = reference.case.counts, reference[method][:, 0]
+    if np.isnan(expected.astype(float)).any():
+        with pytest.raises(CountsError):
+            norm_factors(counts, method)
+        return
+    close(norm_factors(counts, method).to_numpy(), expected, 1e-10)
+
+
+@pytest.mark.parametrize("method", ["tmm", "tmmwsp"])
+def test_factors_of_own_library_sizes(reference: Reference, method: str) -> None:
+    counts = reference.case.counts
+    own = np.linspace(1e4, 3e4, len(counts))
+    close(
+        norm_factors(counts, method, sizes=own).to_numpy(), reference[f"{method}_own"][:, 0], 1e-10
+    )
+
+
+def test_filter_by_group_and_its_settings(reference: Reference) -> None:
+    counts, group = reference.case.counts, reference.case.obs["compound"]
+    settings = {"min_count": 3, "min_total_count": 40, "large_n": 3, "min_prop": 0.5}
+    found = filter_by_expr(counts, group=group, **settings).to_numpy()
+    assert (found == truth(reference["filter_group"])).all()
+    own = np.linspace(1e4, 3e4, len(counts))
+    found = filter_by_expr(counts, group=group, sizes=own).to_numpy()
+    assert (found == truth(reference["filter_own"])).all()
+
+
+def truth(values: np.ndarray) -> np.ndarray:
+    return np.char.strip(values[:, 0].astype(str)) == "True"
+
+
 def test_voom(reference: Reference) -> None:
     counts = reference.case.counts
     result = voom(counts, reference["design"], norm_factors=tmm_factors(counts))
     close(result.e.to_numpy().T, reference["e"], 1e-10)
     assert relative(result.weights.to_numpy().T, reference["weights"]) < 1e-8
+
+
+def test_the_adaptive_span_counts_genes_without_counts(reference: Reference) -> None:
+    counts = reference.case.counts
+    assert not counts.any().all()
+    factors = tmm_factors(counts)
+    result = voom(counts, reference["design"], norm_factors=factors, span="adaptive")
+    assert relative(result.weights.to_numpy().T, reference["weights_adaptive"]) < 1e-8
 
 
 def test_fit(reference: Reference) -> None:
@@ -114,11 +156,11 @@ def test_exact_contrasts_are_coefficients_of_a_releveled_design(reference: Refer
     assert relative(table.log10_p.to_numpy().T, reference["log10p_exact"]) < 1e-7
 
 
-@pytest.mark.parametrize("contrasts", ["exact", "limma"])
-def test_backends_agree(reference: Reference, contrasts: str) -> None:
+@pytest.mark.parametrize(("contrasts", "span"), [("exact", 0.5), ("limma", "adaptive")])
+def test_backends_agree(reference: Reference, contrasts: str, span: float | str) -> None:
     few = replace(reference.case, counts=reference.case.counts.iloc[:, -300:])
     native, through_r = (
-        run(few, contrasts=contrasts, backend=backend) for backend in ("native", "r")
+        run(few, contrasts=contrasts, span=span, backend=backend) for backend in ("native", "r")
     )
     for name in ("logfc", "ave_expr", "t", "se", "df", "log10_p"):
         assert (

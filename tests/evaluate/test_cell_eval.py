@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.evaluate import score, score_cells
+from perturbgen.evaluate import score, score_points
 
 OVERLAP = [0.5555555555555556, 0.38461538461538464, 0.375, 0.25, 0.0, 0.16666666666666666]
 RECALL = [0.6296296296296297, 0.5384615384615384, 0.5, 0.75, 0.2, 0.3333333333333333]
@@ -70,5 +70,5 @@ def test_discrimination_is_that_of_cell_eval_but_for_the_divisor(
 def test_energy_distance_is_that_of_cell_eval(pair: tuple[np.ndarray, np.ndarray]) -> None:
     truth, prediction = pair
     cells = {"a": truth.T[:25, :4]}, {"a": prediction.T[5:35, :4]}
-    found = score_cells(*cells, metrics=["energy_distance_squared"]).iloc[0, 0]
+    found = score_points(*cells, metrics=["energy_distance_squared"]).iloc[0, 0]
     assert found == pytest.approx(ENERGY, rel=1e-10)

@@ -9,7 +9,7 @@ from sklearn.metrics.pairwise import rbf_kernel
 
 from perturbgen.core.errors import ConfigError, SchemaError
 from perturbgen.evaluate import cells as c
-from perturbgen.evaluate import held_out_nll, score, score_cells
+from perturbgen.evaluate import held_out_nll, score, score_points
 from tests.evaluate.tables import frame
 
 X = np.array([[0.0, 0.0], [3.0, 4.0]])
@@ -26,7 +26,7 @@ def samples() -> tuple[np.ndarray, np.ndarray]:
 
 def of(metric: str, truth: np.ndarray, prediction: np.ndarray) -> float:
     """A metric of one condition."""
-    return float(score_cells({"a": truth}, {"a": prediction}, metrics=[metric]).iloc[0, 0])
+    return float(score_points({"a": truth}, {"a": prediction}, metrics=[metric]).iloc[0, 0])
 
 
 def test_energy_distances_by_hand() -> None:
@@ -73,9 +73,9 @@ def test_energy_and_mmd_agree_with_whole_matrices(samples: tuple[np.ndarray, np.
 def test_blocks_of_cells_add_up(
     samples: tuple[np.ndarray, np.ndarray], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = score_cells({"a": samples[0]}, {"a": samples[1]})
+    whole = score_points({"a": samples[0]}, {"a": samples[1]})
     monkeypatch.setattr(c, "_BLOCK", 7)
-    pd.testing.assert_frame_equal(score_cells({"a": samples[0]}, {"a": samples[1]}), whole)
+    pd.testing.assert_frame_equal(score_points({"a": samples[0]}, {"a": samples[1]}), whole)
 
 
 def test_wasserstein_by_hand_and_as_scipy(samples: tuple[np.ndarray, np.ndarray]) -> None:
@@ -117,7 +117,7 @@ def test_what_each_metric_sees() -> None:
     truth, other = rng.normal(size=(1500, 2)) @ mix, rng.normal(size=(1500, 2)) @ mix
     shuffled = np.column_stack([truth[:, 0], rng.permutation(truth[:, 1])])
     centred = np.repeat(truth.mean(axis=0, keepdims=True), 1500, axis=0)
-    scores = score_cells(dict.fromkeys("dsc", truth), {"d": other, "s": shuffled, "c": centred})
+    scores = score_points(dict.fromkeys("dsc", truth), {"d": other, "s": shuffled, "c": centred})
     assert scores.loc["correlation_error", "s"] > 10 * scores.loc["correlation_error", "d"]
     # margins alone cannot see broken dependence
     assert scores.loc["wasserstein_per_gene", "s"] == pytest.approx(0)
@@ -142,7 +142,7 @@ def test_more_noise_is_never_better() -> None:
         "correlation_error",
     ):
         levels = {level: draw + level * rng.permuted(noise, axis=0) for level in (0.0, 1.0, 3.0)}
-        scores = score_cells(dict.fromkeys(levels, truth), levels, metrics=[name]).loc[name]
+        scores = score_points(dict.fromkeys(levels, truth), levels, metrics=[name]).loc[name]
         assert scores.is_monotonic_increasing, name
 
 
@@ -150,14 +150,14 @@ def test_order_of_cells_and_features_and_units_do_not_matter(
     samples: tuple[np.ndarray, np.ndarray],
 ) -> None:
     x, y = samples
-    before = score_cells({"a": x}, {"a": y})["a"]
+    before = score_points({"a": x}, {"a": y})["a"]
     rng = np.random.default_rng(3)
     features = rng.permutation(5)
-    after = score_cells(
+    after = score_points(
         {"a": rng.permutation(x)[:, features]}, {"a": rng.permutation(y)[:, features]}
     )["a"]
     np.testing.assert_allclose(after, before)
-    scaled = score_cells({"a": 7 * x}, {"a": 7 * y})["a"]
+    scaled = score_points({"a": 7 * x}, {"a": 7 * y})["a"]
     linear = ["energy_distance_squared", "wasserstein_per_gene"]
     np.testing.assert_allclose(scaled[linear], 7 * before[linear])
     free = ["mmd_squared", "feature_mean_error", "feature_variance_error", "correlation_error"]
@@ -166,11 +166,11 @@ def test_order_of_cells_and_features_and_units_do_not_matter(
 
 def test_frames_are_joined_by_feature(samples: tuple[np.ndarray, np.ndarray]) -> None:
     x, y = (pd.DataFrame(sample, columns=list("abcde")) for sample in samples)
-    one = score_cells({("B", "d"): x}, {("B", "d"): y})
-    other = score_cells({("B", "d"): x}, {("B", "d"): y[list("edcba")]})
+    one = score_points({("B", "d"): x}, {("B", "d"): y})
+    other = score_points({("B", "d"): x}, {("B", "d"): y[list("edcba")]})
     pd.testing.assert_frame_equal(one, other)
     with pytest.raises(SchemaError, match="1 of 5 are absent"):
-        score_cells({"a": x}, {"a": y.drop(columns="c")})
+        score_points({"a": x}, {"a": y.drop(columns="c")})
 
 
 def test_held_out_nll_by_hand() -> None:
@@ -216,7 +216,7 @@ def test_bad_cells_are_named(samples: tuple[np.ndarray, np.ndarray]) -> None:
         ({}, {"b": y}, "no cells were given"),
     ):
         with pytest.raises(SchemaError, match=words):
-            score_cells(truth, prediction)
+            score_points(truth, prediction)
 
 
 def test_a_metric_that_needs_cells_says_so_and_the_other_way_round(
@@ -228,6 +228,6 @@ def test_a_metric_that_needs_cells_says_so_and_the_other_way_round(
     with pytest.raises(
         ConfigError, match="mean_rowwise_rmse needs DE tables, and cells were given"
     ):
-        score_cells({"a": samples[0]}, {"a": samples[1]}, metrics=["mean_rowwise_rmse"])
+        score_points({"a": samples[0]}, {"a": samples[1]}, metrics=["mean_rowwise_rmse"])
     with pytest.raises(ConfigError, match="held_out_nll needs log probabilities"):
         score(table, table, metrics=["held_out_nll"])

@@ -148,8 +148,8 @@ def test_options_reach_the_scores(folder: Path, capsys: pytest.CaptureFixture[st
     ).to_csv("conditions.csv", index=False)
     command = (
         "score de_train.parquet prediction.parquet flat=flat.csv --metrics "
-        "mean_rowwise_pearson,de_recall --level 0.2 --raw-p --conditions conditions.csv "
-        "--clusters compound --baseline flat --seed 3 --resamples 11 --json --reference "
+        "mean_rowwise_pearson,de_recall --level 0.2 --raw-p --strata conditions.csv "
+        "--clusters compound --baseline flat --seed 3 --resamples 11 --json --train "
         "de_train.parquet --duplicate prediction.parquet"
     )
     assert _run(command.split()) == 0

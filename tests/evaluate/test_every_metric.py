@@ -18,7 +18,7 @@ from scipy.stats import norm
 from sklearn.metrics import log_loss, mean_squared_error, precision_score, r2_score
 from sklearn.preprocessing import StandardScaler
 
-from perturbgen.evaluate import METRICS, held_out_nll, score, score_cells
+from perturbgen.evaluate import METRICS, held_out_nll, score, score_points
 from perturbgen.evaluate import cells as c
 from perturbgen.evaluate.cells import CELL_METRICS, _CellPair
 from perturbgen.evaluate.metrics import TABLE_METRICS
@@ -83,9 +83,9 @@ def test_the_same_cells_are_the_best_prediction(
     name: str, two_draws: tuple[np.ndarray, np.ndarray]
 ) -> None:
     x, y = two_draws
-    found = score_cells({"same": x, "other": x}, {"same": x[::-1], "other": y}, metrics=[name]).loc[
-        name
-    ]
+    found = score_points(
+        {"same": x, "other": x}, {"same": x[::-1], "other": y}, metrics=[name]
+    ).loc[name]
     # the root of a sum that is 0 but for rounding
     assert found["same"] == pytest.approx(METRICS[name].best, abs=1e-6)
     assert found["same"] < found["other"]
@@ -104,7 +104,7 @@ def test_attacked_cells_are_worse_unless_the_metric_is_blind(
         "collapsed": np.repeat(y.mean(axis=0, keepdims=True), len(y), axis=0),
         "features shuffled": rng.permuted(y, axis=0),
     }[attack]
-    found = score_cells(
+    found = score_points(
         {"before": x, "after": x}, {"before": y, "after": attacked}, metrics=[name]
     ).loc[name]
     blind = BLIND.get(attack, set()) | (

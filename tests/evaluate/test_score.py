@@ -201,14 +201,16 @@ def test_other_rows_are_named_and_only_dropped_when_asked() -> None:
         score(truth, renamed, rows="intersection")
 
 
-def test_missing_predictions_count_as_0_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+def test_missing_predictions_count_as_0_where_that_is_asked_for(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     truth, prediction, _ = experiment(conditions=6, genes=9)
     holes, filled = prediction.copy(), prediction.copy()
     holes.iloc[1, 3], filled.iloc[1, 3] = np.nan, 0.0
     with caplog.at_level(logging.WARNING):
-        scores = score(truth, holes)
+        scores = score(truth, holes, missing="zeros")
     pd.testing.assert_frame_equal(scores, score(truth, filled))
-    assert "1 missing values (the first for ('T cells', 'c0'), 'g3')" in caplog.text
+    assert "1 missing values, in 1 of 6 rows: 'T cells | c0'; they count as 0" in caplog.text
 
 
 def mistakes() -> list[tuple[pd.DataFrame, object, dict[str, object], str]]:

@@ -15,7 +15,7 @@ from perturbgen.evaluate import (
     join_scores,
     markdown_table,
     score,
-    score_cells,
+    score_points,
     scorecard,
     strata,
 )
@@ -133,6 +133,7 @@ def test_a_metric_without_range_is_shown_but_ranks_nobody() -> None:
         "high": {"mean_rowwise_pearson": [0.4, 0.5], "mean_rowwise_spearman": [0.5, 0.5]},
         "mine": {"mean_rowwise_pearson": [0.9, 0.9], "mean_rowwise_spearman": [0.1, 0.1]},
     }
+    scores = {name: {m: v * 3 for m, v in both.items()} for name, both in scores.items()}
     card = card_of(scores)
     table = card.table.set_index(["method", "metric"])
     assert not table.loc[("mine", "mean_rowwise_pearson"), "ranks"]
@@ -254,8 +255,9 @@ def test_numbers_are_cut_into_thirds() -> None:
     column = pd.Series(np.arange(9.0))
     labels = _in_ranges(column)
     assert labels.value_counts().tolist() == [3, 3, 3]
-    assert labels.iloc[0] == "1: 0 to below 2.66667"
-    assert labels.iloc[8] == "3: 5.33333 to 8"
+    assert labels.iloc[0] == "1: 0 to below 3"
+    assert labels.iloc[8] == "3: 6 to 8"
+    assert _in_ranges(column / 10).iloc[0] == "1: 0 to below 0.266667"
     assert _in_ranges(pd.Series([1.0, 1.0, 2.0])).tolist() == ["1", "1", "2"]
     assert strata(pd.Index(["a", "b"]), pd.DataFrame({"x": [1, 1]}, ["a", "b"])).empty
 
@@ -285,7 +287,7 @@ def test_cells_have_a_scorecard_too() -> None:
         "model": {name: rng.normal(size=(80, 4)) + i + 0.3 for i, name in enumerate(truth)},
         "replicate": {name: rng.normal(size=(80, 4)) + i for i, name in enumerate(truth)},
     }
-    scores = join_scores({name: score_cells(truth, cells) for name, cells in draws.items()})
+    scores = join_scores({name: score_points(truth, cells) for name, cells in draws.items()})
     headline = ("energy_distance", "mmd_squared")
     card = Scorecard(scores, ("control",), "replicate", headline=headline, resamples=100)
     assert card.ranking["method"].tolist() == ["replicate", "model", "control"]

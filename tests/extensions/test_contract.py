@@ -213,3 +213,68 @@ def test_the_command(
     assert "did you mean 'mean'" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="there is no kind"):
         check_extension("mean", kind="modle")
+
+
+ORDERED = "np.arange(len(t.groups))"
+TOP = """
+def top(values, k=50):
+    return np.argsort(-np.abs(values), axis=1)[:, :k]
+
+def overlap(t):
+    pairs = zip(top(t.truth.values), top(t.prediction.values))
+    return np.array([len(set(a) & set(b)) / 50 for a, b in pairs])
+"""
+
+
+def test_a_metric_that_depends_on_the_order_of_rows_is_told_so(install: Install) -> None:
+    """across = True was the advice; with it the metric passed, and reversed rows scored else."""
+    compute = f"1 / (1 + {ORDERED} * {ERROR}.mean(axis=1))"
+    for options in ("", ", across=True"):
+        code = METRIC.replace(COMPUTE, compute).replace(", high=1", f", high=1{options}")
+        name = "brought_across" if options else "brought"
+        install(name, code)
+        with pytest.raises(ExtensionError, match="depends on the order of rows") as error:
+            check_extension(f"{name}:SIGNS")
+        assert "across = True has to say" not in str(error.value)
+
+
+def test_a_metric_that_breaks_ties_by_position_is_told_so(install: Install) -> None:
+    """A plain argsort gave zeros .166 or .1685, by the order of genes."""
+    install("brought", METRIC.replace("SIGNS =", f"{TOP}\nSIGNS =").replace(COMPUTE, "overlap(t)"))
+    with pytest.raises(ExtensionError, match="order of genes where values are equal"):
+        check_extension("brought:SIGNS")
+
+
+def test_a_value_out_of_range_is_told_with_its_end(install: Install) -> None:
+    install("brought", METRIC.replace(COMPUTE, f"-{ERROR}.mean(axis=1) - 1"))
+    with pytest.raises(ExtensionError, match=r"gives -[\d.]+, below low = 0"):
+        check_extension("brought:SIGNS")
+
+
+def test_a_class_of_no_kind_is_told_what_is_expected(install: Install) -> None:
+    """A plain Module was taken for a baseline."""
+    install("brought", "import torch\n\nclass Net(torch.nn.Module):\n    pass\n")
+    with pytest.raises(ExtensionError, match="class of no kind that is known") as error:
+        check_extension("brought:Net")
+    assert "LatentModel (a torch Module alone is not one)" in str(error.value)
+    with pytest.raises(ExtensionError, match=r"expected: a subclass of perturbgen\.models\.Latent"):
+        check_extension("brought:Net", kind="model")
+
+
+def test_a_misspelt_object_is_looked_for_among_what_the_module_defines(install: Install) -> None:
+    """The list of what is known held its imports."""
+    install("brought", f"import time\n{METRIC}")
+    with pytest.raises(ConfigError, match=r"known: 'SIGNS'$"):
+        check_extension("brought:Zzz")
+
+
+def test_broken_promises_are_listed_under_their_names(
+    install: Install, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = "HALF = Metric('x', 'X', 'X', lambda t: np.full(len(t.groups), 2.0), '', high=1)"
+    install("brought", f"{METRIC}\n{other}\n".replace(COMPUTE, "np.full(len(t.groups), 0.5)"))
+    assert _run(["check-extension", "brought:SIGNS", "brought:HALF"]) == 1
+    said = capsys.readouterr().err
+    assert said.index("'brought:SIGNS' breaks") < said.index("perfect prediction 0.5")
+    assert said.index("perfect prediction 0.5") < said.index("'brought:HALF' breaks")
+    assert said.index("'brought:HALF' breaks") < said.index("gives 2, above high = 1")

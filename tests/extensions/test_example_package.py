@@ -102,7 +102,7 @@ def test_it_shows_up_in_a_comparison(
     wanted = "cell_type,compound\n" + "".join(f"B cells,{name}\n" for name in COMPOUNDS)
     Path("wanted.csv").write_text(wanted)
     with without_pictures():
-        assert _run(["train", "train.toml", "--accelerator", "cpu"]) == 0
+        assert _run(["train", "train.toml", "--device", "cpu"]) == 0
     [run] = Path("runs").glob("0001-*")
     assert 'kind = "free_bits"' in (run / "config.toml").read_text()
     steps = ["pseudobulk", "everything.h5ad", "--out", "bulk.h5ad"]
@@ -166,7 +166,9 @@ def test_a_metric_that_is_asked_for_and_broken_ends_a_comparison_before_it_begin
     installed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     module = installed / "perturbgen_example.py"
-    module.write_text(module.read_text().replace("return (agreement + 1) / 2", "return agreement"))
+    module.write_text(
+        module.read_text().replace("strongest.sum(axis=1) + 1) / 2", "strongest.sum(axis=1))")
+    )
     index = pd.MultiIndex.from_product([["A", "B", "C"], list("xyz")])
     labels = index.set_names(["cell_type", "sm_name"])
     table = pd.DataFrame(np.arange(9.0)[:, None], labels, ["g1"])
@@ -188,7 +190,7 @@ def test_a_model_that_fails_in_training_is_named(
     module.write_text(module.read_text().replace("clamp(min=self.free)", "clump(min=self.free)"))
     make_cells().write_h5ad("released.h5ad")
     Path("train.toml").write_text(TRAIN)
-    assert _run(["train", "train.toml", "--accelerator", "cpu"]) == 1
+    assert _run(["train", "train.toml", "--device", "cpu"]) == 1
     said = capsys.readouterr().err
     assert "ExtensionError: the model 'free_bits' (perturbgen_example:FreeBits)" in said
     assert "has no attribute 'clump' (perturbgen_example.py, line" in said

@@ -163,7 +163,7 @@ def cells(do: Recorder) -> None:
     do.must("version", "--version")
     do.must("simulate", "simulate sim --preset tiny --seed 0 --json")
     do.must("simulate-dry", "simulate other --preset small --dry-run --set cells.per_well=50")
-    real = "--layout DATA/op3 --baseline DATA/op3/celltype_baseline_means.csv"
+    real = "--plan DATA/op3 --means DATA/op3/celltype_baseline_means.csv"
     real += " --signatures DATA/op3/de_ranks_4x135x6349.npz"
     do.must("simulate-semireal", f"simulate semireal --preset tiny --seed 1 {real}")
     do.must("ingest", "ingest sim --out counts.h5ad --json")
@@ -343,17 +343,16 @@ def train(do: Recorder) -> None:
     for kind in KINDS:
         do.write(f"{kind}.toml", CONFIG.format(kind=kind))
     for kind, run in RUNS.items():
-        do.must(f"train-{kind}", f"train {kind}.toml --accelerator cpu --json")
+        do.must(f"train-{kind}", f"train {kind}.toml --device cpu --json")
         do.keep(run, f"stopped-{kind}")
         do.must(
-            f"resume-{kind}",
-            f"train --resume {run} --set training.epochs=2 --accelerator cpu --json",
+            f"resume-{kind}", f"train --resume {run} --set training.epochs=2 --device cpu --json"
         )
         do.must(f"encode-{kind}", f"encode {run} {counts} --out latents-{kind}.h5ad")
         do.must(f"evaluate-{kind}", f"evaluate {run} {counts} --samples 8 --out {kind}.json --json")
     for kind, text in RICH.items():
         do.write(f"rich-{kind}.toml", text)
-        do.must(f"rich-{kind}", f"train rich-{kind}.toml --runs rich --accelerator cpu --json")
+        do.must(f"rich-{kind}", f"train rich-{kind}.toml --runs rich --device cpu --json")
     rich = f"rich/0001-rich-s3 {counts}"
     do.must("evaluate-part", f"evaluate {rich} --part validation --samples 8 --out part.json")
     do.must("dry", "train nbvae.toml --dry-run --set model.latent=20")
@@ -483,7 +482,7 @@ def scores(do: Recorder) -> None:
     truth, sim, base = "../cells/sim/de_truth.parquet", "../cells/sim", "../baselines"
     files = f"{base}/additive.parquet forest={base}/random_forest.parquet {base}/gene_mean.parquet"
     do.must("score", f"score {truth} {files} --out score --resamples 200")
-    more = f"--baseline gene_mean --reference {sim}/de_train.parquet --duplicate {truth}"
+    more = f"--baseline gene_mean --train {sim}/de_train.parquet --duplicate {truth}"
     more += " --clusters compound"
     do.must(
         "score-json",
@@ -529,7 +528,7 @@ def retrieval(do: Recorder) -> None:
 
 
 NETWORK = (
-    "--accelerator cpu --set training.threads=1 --set model.size=8 --set data.validation=0.2 --json"
+    "--device cpu --set training.threads=1 --set model.size=8 --set data.validation=0.2 --json"
 )
 DENSE = "--set model.encoder.depth=2 --set model.encoder.growth=8"
 MLP = "--set model.encoder.kind=mlp --set 'model.encoder.widths=[16]' --set model.head.kind=arcface"
@@ -553,18 +552,16 @@ def l1000(do: Recorder) -> None:
         f"l1000 extract {real} --keep-unknown --dtype float16 --clip 10 --out real --json",
     )
     sets = f"{DENSE} --set data.test=0.3 --set training.batch_size=64"
-    do.must("train", f"l1000 train landmarks {NETWORK} {sets} --set training.epochs=1")
+    do.must("train", f"l1000 train --data landmarks {NETWORK} {sets} --set training.epochs=1")
     run = "runs/0001-embedder-s0"
     do.keep(run, "stopped")
-    do.must(
-        "resume", f"l1000 train --resume {run} --set training.epochs=2 --accelerator cpu --json"
-    )
+    do.must("resume", f"l1000 train --resume {run} --set training.epochs=2 --device cpu --json")
     sets = f"{MLP} --set training.sampler=balanced --set training.batch_size=64"
     sets += " --set training.epochs=2"
     told = """--set 'model.conditions=["cell_line", "dose"]' --set seed=2"""
-    do.must("train-mlp", f"l1000 train landmarks {NETWORK} {sets} {told} --set name=mlp")
+    do.must("train-mlp", f"l1000 train --data landmarks {NETWORK} {sets} {told} --set name=mlp")
     sets = f"{DENSE} --set data.test=0.3 --set training.epochs=1 --set name=tuned"
-    do.must("train-start", f"l1000 train landmarks {NETWORK} {sets} --start {run}")
+    do.must("train-start", f"l1000 train --data landmarks {NETWORK} {sets} --start {run}")
     embedded = "screen/SIM_Level4_ZSPCQNORM_x100.gctx --meta screen/inst_info.txt"
     do.must("embed", f"l1000 embed {run} {embedded} --out embedding.h5ad")
     do("embed-extraction", f"l1000 embed {run} landmarks --out extraction.h5ad")  # once failed
@@ -576,18 +573,18 @@ def l1000(do: Recorder) -> None:
 
 
 FIXTURES = ("bbbc021", "cellpainting", "rxrx1", "rxrx19a", "rxrx19b", "rxrx3")
-DMSO = "--control compound=DMSO"
+DMSO = "--controls compound=DMSO"
 CORRECTIONS = {
     "plain": f"bbbc021 {DMSO}",
     "whitened": f"bbbc021 {DMSO} --centre plate --strength 6 --compress --whiten 0.3",
     "aligned": f"bbbc021 {DMSO} --align week --scale mad --seed 3 --withhold 0.5",
-    "nested": "rxrx1 --control 'well_type=negative_control|positive_control'"
+    "nested": "rxrx1 --controls 'well_type=negative_control|positive_control'"
     " --centre experiment,plate,site",
-    "percentile": "rxrx19a --control disease_condition=Mock --scale percentile --centre plate",
-    "none": "cellpainting --control Metadata_broad_sample=DMSO --scale none --whiten 1"
+    "percentile": "rxrx19a --controls disease_condition=Mock --scale percentile --centre plate",
+    "none": "cellpainting --controls Metadata_broad_sample=DMSO --scale none --whiten 1"
     " --withhold 0",
 }
-SMALL = "--accelerator cpu --set training.threads=1 --set data.workers=1 --set model.embedding=4"
+SMALL = "--device cpu --set training.threads=1 --set data.workers=1 --set model.embedding=4"
 SMALL += " --set training.batch_size=16 --set 'model.widths=[4]' --set board.every=9 --json"
 
 
@@ -610,22 +607,20 @@ def images(do: Recorder) -> None:
     do.must("map-umap", "images map bbbc021 --colour moa --colour week --out umap.html --json")
     # openTSNE may be absent
     do("map-tsne", "images map bbbc021 --method tsne --out tsne.html --json")
-    who = f"--same compound {DMSO} --batch week --draws 99 --json --page measured.html"
+    who = f"--same compound {DMSO} --batch week --draws 99 --json --plots measured.html"
     do.must("measure", f"images evaluate corrected-whitened {who}")
     do.must("train", f"images train --data rxrx1 {SMALL} --set training.epochs=1")
     run = "runs/0001-run-s0"
     do.keep(run, "stopped")
-    do.must(
-        "resume", f"images train --resume {run} --set training.epochs=2 --accelerator cpu --json"
-    )
+    do.must("resume", f"images train --resume {run} --set training.epochs=2 --device cpu --json")
     more = "--set data.compounds.fold=0 --set model.head=arcface --set augment.gain=0.1"
     more += " --set augment.zoom=0.2"
     do.must("train-bbbc021", f"images train --data bbbc021 {SMALL} {more} --set training.epochs=2")
     do.must("embed", f"images embed {run} --part test --out test.profiles --json")
-    do.must("evaluate", f"images evaluate {run} --json --page run.html")
-    do.must("evaluate-turns", f"images evaluate {run} --part train --statistics own --turns --json")
+    do.must("evaluate", f"images evaluate {run} --json --plots run.html")
+    do.must("evaluate-turns", f"images evaluate {run} --part train --norm own --turns --json")
     do.must("evaluate-bbbc021", "images evaluate runs/0002-run-s0 --json")
-    measured = "--same sirna_id --control well_type=negative_control --batch experiment --draws 99"
+    measured = "--same sirna_id --controls well_type=negative_control --batch experiment --draws 99"
     do.must("measure-embedded", f"images evaluate test.profiles {measured} --json")
 
 
@@ -722,13 +717,13 @@ MISTAKES = (
     "l1000 neighbours ../l1000/runs/0001-embedder-s0 --of nobody",
     "images fixture rxrx2 x",
     "images check nowhere",
-    "images correct ../images/bbbc021 --control compound=DMS --out x",
-    "images correct ../images/bbbc021 --control compound=DMSO --scale sdd --out x",
+    "images correct ../images/bbbc021 --controls compound=DMS --out x",
+    "images correct ../images/bbbc021 --controls compound=DMSO --scale sdd --out x",
     "images hits ../images/bbbc021 --out x.csv",
     "images map ../images/bbbc021 --method som --out x.html",
     "images evaluate ../images/bbbc021",
     "images train --data ../images/rxrx1 --set model.hed=arcface",
-    "images evaluate ../images/runs/0001-run-s0 --statistics bach",
+    "images evaluate ../images/runs/0001-run-s0 --norm bach",
 )
 
 
@@ -879,13 +874,13 @@ def old_images(do: Recorder) -> None:
     do.must("resume", f"images train {resumed(run, 3)}")
     do.must("resume-stopped", f"images train {resumed('stopped', 2)}")
     do.must("evaluate-bbbc021", "images evaluate runs/0002-run-s0 --json")
-    who = "--control compound=DMSO --centre plate --out old-corrected --json"
+    who = "--controls compound=DMSO --centre plate --out old-corrected --json"
     do.must("correct", f"images correct bbbc021.profiles {who}")
 
 
 def resumed(run: str, epochs: int) -> str:
     """The options that resume a run until so many epochs are done."""
-    return f"--resume {run} --set training.epochs={epochs} --accelerator cpu --json"
+    return f"--resume {run} --set training.epochs={epochs} --device cpu --json"
 
 
 OLD_CASES: dict[str, Callable[[Recorder], None]] = {

@@ -365,7 +365,7 @@ def _on_settings() -> Iterator[Case]:
     for setting in SETTINGS:
         yield Case(
             f"train: --set {setting!r}",
-            ("train", "nbvae.toml", "--accelerator", "cpu", "--set", setting),
+            ("train", "nbvae.toml", "--device", "cpu", "--set", setting),
             ("nbvae.toml", "counts.h5ad"),
             EITHER if setting in ("model.encoder=[]", "conditions={}") else MISTAKE,
             written="runs",
@@ -373,7 +373,7 @@ def _on_settings() -> Iterator[Case]:
     for size in ("model.latent=100_000_000", "model.encoder=[100_000_000, 100_000]"):
         yield Case(
             f"train: --set {size}",
-            ("train", "nbvae.toml", "--accelerator", "cpu", "--set", size),
+            ("train", "nbvae.toml", "--device", "cpu", "--set", size),
             ("nbvae.toml", "counts.h5ad"),
             REFUSED,
         )

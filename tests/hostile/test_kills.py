@@ -42,7 +42,7 @@ class Work:
         """What finishes the work in a folder where it was stopped."""
         runs = sorted(folder.glob("new/[0-9]*/checkpoint/last.pt"))
         if self.command.startswith("train") and runs:
-            return f"train --resume {runs[0].parents[1].relative_to(folder)} --accelerator cpu"
+            return f"train --resume {runs[0].parents[1].relative_to(folder)} --device cpu"
         return self.command
 
     def result(self, folder: Path) -> list[object]:
@@ -64,8 +64,7 @@ class Work:
 
 WORKS = {
     "train": Work(
-        "train nbvae.toml --accelerator cpu --runs new --set training.epochs=60"
-        " --set board.every=1000",
+        "train nbvae.toml --device cpu --runs new --set training.epochs=60 --set board.every=1000",
         7,
     ),
     "compare": Work("compare compare.toml --no-report --workers 2 --out new", 8),

@@ -66,7 +66,7 @@ def test_ingest_correct_and_map(fixtures: dict[str, Path], tmp_path: Path, capsy
     kept, corrected, page = tmp_path / "kept", tmp_path / "corrected", tmp_path / "map.html"
     assert cli._run(["images", "ingest", str(fixtures["rxrx19b"]), "--out", str(kept)]) == 0
     steps = ["--centre", "experiment,plate", "--whiten", "1", "--align", "plate", "--compress"]
-    control = ["--control", "disease_condition=healthy"]
+    control = ["--controls", "disease_condition=healthy"]
     assert (
         cli._run(["images", "correct", str(kept), *control, *steps, "--out", str(corrected)]) == 0
     )
@@ -211,7 +211,7 @@ def test_a_table_without_usual_columns_is_drawn_all_the_same(
             [
                 "correct",
                 "T",
-                "--control",
+                "--controls",
                 "Metadata_compound=DMSO",
                 "--whiten",
                 "1",
@@ -285,13 +285,16 @@ def test_hits_ranks_the_planted_drug_first(
     ("arguments", "words"),
     [
         (["images", "check", "SOURCE", "--picture", "a.jpg"], "a.png"),
-        (["images", "correct", "SOURCE", "--control", "compound=DMS", "--out", "OUT"], "no row of"),
+        (
+            ["images", "correct", "SOURCE", "--controls", "compound=DMS", "--out", "OUT"],
+            "no row of",
+        ),
         (
             [
                 "images",
                 "correct",
                 "SOURCE",
-                "--control",
+                "--controls",
                 "compound=DMSO",
                 "--scale",
                 "sdd",
@@ -305,7 +308,7 @@ def test_hits_ranks_the_planted_drug_first(
                 "images",
                 "correct",
                 "SOURCE",
-                "--control",
+                "--controls",
                 "compound=DMSO",
                 "--scale",
                 "none",
@@ -319,7 +322,7 @@ def test_hits_ranks_the_planted_drug_first(
                 "images",
                 "correct",
                 "SOURCE",
-                "--control",
+                "--controls",
                 "compound=DMSO",
                 "--centre",
                 "plat",

@@ -16,7 +16,7 @@ from perturbgen.profiles import Profiles, read_profiles
 from perturbgen.profiles.correct import rows_to_fit
 
 Capture = pytest.CaptureFixture[str]
-WHO = ["--control", "Metadata_compound=DMSO"]
+WHO = ["--controls", "Metadata_compound=DMSO"]
 
 
 def inert(path: Path) -> Path:
@@ -48,7 +48,7 @@ def asked(source: Path, page: Path, capsys: Capture) -> tuple[dict[str, float], 
         "--batch",
         "plate",
     ]
-    assert cli._run([*verb, "--draws", "99", "--page", str(page), "--json"]) == 0
+    assert cli._run([*verb, "--draws", "99", "--plots", str(page), "--json"]) == 0
     said = capsys.readouterr()
     return {row["measure"]: row["value"] for row in json.loads(said.out)}, said.err
 

@@ -236,7 +236,7 @@ def test_a_calibration_run_may_have_its_genes_in_another_order(vae, honest, expe
     assert list(made.var_names) == GENES
     real = task.experiment.real[(task.experiment.real.obs["cell_type"] == "B").to_numpy()]
     profiles = [np.log1p(np.asarray(part.X.sum(axis=0)).ravel()) for part in (made, real)]
-    assert np.corrcoef(profiles)[0, 1] > 0.9
+    assert np.corrcoef(profiles)[0, 1] > 0.7, "of other genes, near 0"
     # One file, both orders: the model's own contrast lands on the same names.
     here = task.twins.logfc(vehicle="DMSO", genes=pd.Index(GENES))
     there = task.twins.logfc(vehicle="DMSO", genes=pd.Index(GENES[::-1]))
@@ -330,6 +330,40 @@ def bulk(rng, n, mean, compound, *, noise=True):
     )
     obs.index = [f"{compound} {i}" for i in range(n)]
     return ad.AnnData(sp.csr_array(counts), obs=obs)
+
+
+def test_a_design_that_tells_compounds_apart_is_refused_and_says_why(vae, experiment):
+    """It was predicted as 0, with the words that no cell had been drawn."""
+    cells = experiment.copy()
+    cells.obs["tube"] = "tube of " + cells.obs["compound"].astype(str)
+    words = r"1 of 1 conditions cannot be compared with 'DMSO': 'B \| .*"
+    settings = PredictSettings(estimators=("mean_t",), replicates=1, design="~0 + {group} + tube")
+    with pytest.raises(SchemaError, match=words) as caught:
+        predict(vae, cells, WANTED[:1], settings)
+    assert "each value of 'tube' has samples of one compound alone" in str(caught.value)
+    good = settings.model_copy(update={"design": "~0 + {group} + plate"})
+    found = predict(vae, cells, WANTED[:1], good).values["mean_t"]
+    assert (found != 0).any(axis=None)
+    other = settings.model_copy(update={"design": "~0 + {group} + batch"})
+    with pytest.raises(SchemaError, match="the design needs 'batch', which obs does not have"):
+        predict(vae, cells, WANTED[:1], other)
+
+
+def test_samples_of_fewer_cells_are_no_noisier_than_they_have_to_be(caplog):
+    """Vehicle samples are the large ones: a sixth of their cells was a sixfold variance."""
+    rng = np.random.default_rng(0)
+    tables = []
+    for cells, compound in ((60, "DMSO"), (10, "x")):
+        mean = np.repeat(cells * np.linspace(0.8, 3, 40)[None], 30, axis=0)
+        obs = pd.DataFrame(
+            {"cell_type": "B", "compound": compound, "plate": "p", "n_cells": cells}, range(30)
+        )
+        obs.index = [f"{compound} {i}" for i in range(30)]
+        tables.append(ad.AnnData(sp.csr_array(rng.poisson(mean)), obs=obs))
+    with caplog.at_level(logging.WARNING):
+        found = _check_generated(tables[1], tables[0], vehicle="DMSO")
+    assert not caplog.records
+    assert found.loc["B", "variance"] == pytest.approx(1, abs=0.25)
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,7 @@ def test_two_processes_equal_one(settings, tmp_path, kind):
         settings(f"model.kind={kind}", "training.epochs=2", "training.batch_size=12").to_toml()
     )
     for devices in (1, 2):
-        command = [sys.executable, "-m", "perturbgen", "train", str(config), "--accelerator", "cpu"]
+        command = [sys.executable, "-m", "perturbgen", "train", str(config), "--device", "cpu"]
         command += ["--devices", str(devices), "--runs", str(tmp_path / f"runs{devices}")]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
@@ -138,7 +138,7 @@ sys.exit(_run(sys.argv[1:]))
         str(script),
         "train",
         str(config),
-        "--accelerator",
+        "--device",
         "cpu",
         "--devices",
         "2",

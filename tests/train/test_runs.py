@@ -18,9 +18,9 @@ from perturbgen.core.errors import ConfigError, CountsError, InputError, SchemaE
 from perturbgen.core.files import only_writer
 from perturbgen.data import Split
 from perturbgen.train import CELLS, load_run, resume, train
+from perturbgen.train.beginnings import gene_shares
 from perturbgen.train.board import _hyper_parameters, _in_few_colours
 from perturbgen.train.gauges import LatentSpace, active_dimensions
-from perturbgen.train.generative import _gene_shares
 from perturbgen.train.heldout import CellJudge, probe_rows
 
 
@@ -310,7 +310,7 @@ def test_settings_that_would_be_ignored_or_cannot_work_are_refused(settings, ove
 def test_shares_are_those_of_the_counts(settings, cells):
     found = CELLS.read(settings("data.validation=0"))
     column = np.asarray(cells.X.sum(0)).ravel() + 0.5
-    np.testing.assert_allclose(_gene_shares(found).numpy(), column / column.sum())
+    np.testing.assert_allclose(gene_shares(found.train).numpy(), column / column.sum())
 
 
 def test_the_likelihood_is_a_mean_and_its_error(run, cells_file, monkeypatch):
@@ -403,7 +403,7 @@ def test_a_run_that_never_began_leaves_no_directory(settings, tmp_path, monkeypa
     def fail(*_):
         raise error
 
-    monkeypatch.setattr("perturbgen.train.generative._gene_shares", fail)
+    monkeypatch.setattr("perturbgen.train.generative.gene_shares", fail)
     with pytest.raises(StorageError if isinstance(error, RuntimeError) else KeyboardInterrupt):
         train(settings(), runs=tmp_path / "runs", accelerator="cpu")
     assert not (tmp_path / "runs").exists()

@@ -65,7 +65,7 @@ class Predictions:
                 f"{shorten(alone)} have a single image in a batch, "
                 "which has no statistics of its own",
                 expected="two or more of each experiment",
-                fix="--statistics running, those of training",
+                fix="--norm running, those of training",
             )
         embedding = np.empty((len(feed), model.settings.embedding), np.float32)
         log_p = np.empty((len(feed), len(model.weights)), np.float32)

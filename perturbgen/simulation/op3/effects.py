@@ -251,7 +251,7 @@ def _apply_signatures(
         raise SchemaError(
             "the signatures share no drug or no gene with the experiment",
             expected="the same compound and gene names",
-            fix="give --layout (real compound names) and --baseline (real gene names) too",
+            fix="give --plan (real compound names) and --means (real gene names) too",
         )
     about, named = settings.effects, [genes[i] for i in columns]
     here = np.ix_([compounds.index(name) for name in drugs], columns)

@@ -36,17 +36,7 @@ def bbbc021(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def train(data: Path, runs: Path, *settings: str) -> int:
     given = [word for value in (*FAST, *settings) for word in ("--set", value)]
     return _run(
-        [
-            "images",
-            "train",
-            "--data",
-            str(data),
-            "--runs",
-            str(runs),
-            "--accelerator",
-            "cpu",
-            *given,
-        ]
+        ["images", "train", "--data", str(data), "--runs", str(runs), "--device", "cpu", *given]
     )
 
 
@@ -135,14 +125,13 @@ def test_images_of_another_size_are_not_embedded_by_a_run(
         str(trained),
         "--out",
         str(tmp_path / "e"),
-        "--data",
         str(root),
         "--part",
         "validation",
     ]
     assert _run(ask) == 2
     assert "expected     16 x 16, uint8" in capsys.readouterr().err
-    assert _run(["images", "evaluate", str(trained), "--data", str(tmp_path / "nowhere")]) == 2
+    assert _run(["images", "evaluate", str(trained), str(tmp_path / "nowhere")]) == 2
     assert "no folder of images at" in capsys.readouterr().err
 
 
@@ -152,10 +141,10 @@ def test_a_single_image_has_no_statistics_of_its_own(
     root = shutil.copytree(plates, tmp_path / "images")
     for path in sorted(root.rglob("HUVEC-03/**/*.png"))[6:]:
         path.unlink()
-    ask = ["images", "evaluate", str(trained), "--data", str(root)]
+    ask = ["images", "evaluate", str(trained), str(root)]
     assert _run(ask) == 2
     assert "'HUVEC-03' have a single image" in capsys.readouterr().err
-    assert _run([*ask, "--statistics", "running"]) == 0
+    assert _run([*ask, "--norm", "running"]) == 0
 
 
 def test_a_list_of_fields_that_broke_off_is_explained(

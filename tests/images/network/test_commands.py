@@ -22,11 +22,11 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
     plates: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = ["--set", "model.widths=[4]", "--set", "training.epochs=1", "--set", "board.every=9"]
-    where = ["--runs", str(tmp_path), "--accelerator", "cpu"]
+    where = ["--runs", str(tmp_path), "--device", "cpu"]
     assert _run(["images", "train", "--data", str(plates), *small, *where, "--json"]) == 0
     assert table(capsys)[0]["measure"] == "validation/objective"
     page = tmp_path / "page.html"
-    assert _run(["images", "evaluate", str(trained), "--json", "--page", str(page)]) == 0
+    assert _run(["images", "evaluate", str(trained), "--json", "--plots", str(page)]) == 0
     assert "know which siRNAs share a plate" in page.read_text()
     assert {row["decoding"] for row in table(capsys)} == {
         "independent",
@@ -44,7 +44,7 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
     options = [
         "--same",
         "sirna_id",
-        "--control",
+        "--controls",
         "sirna_id=9|8",
         "--batch",
         "experiment",
@@ -75,9 +75,9 @@ def test_a_run_is_trained_asked_embedded_and_its_embedding_measured(
         (["train", "--resume", "RUN", "--dry-run"], "do not go with --resume"),
         (["train", "--data", "DATA", "--set", "model.hed=arcface"], "unknown key 'model.hed'"),
         (["evaluate", "RUN", "--same", "sirna_id"], "--same has no effect"),
-        (["evaluate", "RUN", "--statistics", "bach"], "--statistics 'bach'"),
+        (["evaluate", "RUN", "--norm", "bach"], "--norm 'bach'"),
         (["evaluate", "RUN", "--part", "tets"], "no part 'tets'"),
-        (["evaluate", "RUN", "--page", "page.csv"], "--page"),
+        (["evaluate", "RUN", "--plots", "page.csv"], "--plots"),
         (["embed", "RUN", "--out", "DATA"], "exists and is no profile folder"),
     ],
 )

@@ -321,7 +321,7 @@ def test_commands_read_bbbc021(
         "images",
         "correct",
         str(out),
-        "--control",
+        "--controls",
         "compound=DMSO",
         "--whiten",
         "1",
