@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from perturbgen.cli.options import Columns, Json, Layer, Seed, Vehicle, Verbs
-from perturbgen.core.console import say, show_table
+from perturbgen.core.console import progress, say, show_table
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import check_output
 
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
     from anndata import AnnData
 
     from perturbgen.train import TrainedRun
+
+log = logging.getLogger(__name__)
+
+_LARGE: Final = 200_000_000  # bytes: some seconds of a disk
 
 
 def _ingest_counts(
@@ -73,7 +79,7 @@ def _ingest_counts(
             adata = read_h5ad(source, columns, layer=layer, vehicle=vehicle)
     # errors have been raised; what is only odd may still be right
     for warning in validate(adata):
-        logging.getLogger(__name__).warning("%s", warning)
+        log.warning("%s", warning)
     write_h5ad(adata, out)
     show_table([Overview(adata).summary()], title=f"wrote {out}", as_json=as_json)
 
@@ -95,7 +101,18 @@ def load(
         _refuse_options(source, "a Kaggle folder", columns=columns, layer=layer)
         return read_competition(source)
     # not checked: data check lists all that is wrong, a reader stops at the first
-    return read_h5ad(source, columns, layer=layer, vehicle=vehicle, checked=False)
+    with _reading(source):
+        return read_h5ad(source, columns, layer=layer, vehicle=vehicle, checked=False)
+
+
+@contextmanager
+def _reading(source: Path) -> Iterator[None]:
+    """Say that a file is read: a large one takes its time before anything else can be said."""
+    size = source.stat().st_size if source.is_file() else 0
+    if size >= _LARGE:
+        log.info("reading %s (%.1f GB)", source, size / 1e9)
+    with progress(f"reading {source.name}"):
+        yield
 
 
 def _refuse_options(source: Path, what: str, **options: Any) -> None:
@@ -213,7 +230,8 @@ def _show_data(
     check_output(out, ".html")
 
     adata = load(source, columns=columns, layer=layer, vehicle=vehicle)
-    validate(adata)
+    with progress("checking the counts"):
+        validate(adata)
     say(f"wrote {summary_page(adata, title=source.name, seed=seed).write(out)}")
 
 

@@ -25,7 +25,7 @@ _ALONE = {"flavour": "--flavour", "joint": "--joint"}
 
 
 class _Analysis(Settings):
-    """What ``--config`` may say; the command line goes over it."""
+    """What ``--analysis`` may say; the command line goes over it."""
 
     design: str | None = None
     group: str = "compound"
@@ -41,7 +41,7 @@ class _Analysis(Settings):
     gene_filter: str | list[str] | None = None
 
 
-def with_config(
+def with_analysis(
     path: Path | None, options: Mapping[str, Any], contrast: Sequence[str], treat: float | None
 ) -> tuple[dict[str, Any], dict[str, str], float | None]:
     """The options where a file has said what the command line did not, the contrasts, ``treat``."""
@@ -126,7 +126,7 @@ def _by_formula(
     from perturbgen.de import contrast_table
 
     alien = [option for name, option in _ALONE.items() if given.get(name)]
-    alien += ["--backend r"] if given.pop("backend", "native") == "r" else []
+    alien += ["R (--backend r, --verify)"] if given.pop("backend", "native") == "r" else []
     if alien:
         what = f"{', '.join(alien)} has no contrasts by formula, nor --treat"
         raise ConfigError(what, fix="leave it out")

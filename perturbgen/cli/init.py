@@ -11,14 +11,14 @@ import typer
 
 from perturbgen.cli.options import Force, Json, Layer, Vehicle
 from perturbgen.core.console import say, show_table
-from perturbgen.core.errors import InputError
+from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import require_file, require_writable, staged
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from perturbgen.data.guess import Guesses
+    from perturbgen.data.guess import Guess, Guesses
     from perturbgen.data.survey import Survey
 
 _STEPS: Final = 4000  # of 128 cells: what a small model learns in
@@ -83,7 +83,8 @@ def _init(
     given = dict(zip(_COLUMNS, (cell_type, compound, sample, batch, donor, dose), strict=True))
     given["plate"] = given.pop("batch")
     guesses = Guesses.of(survey, vehicle=vehicle, **given)
-    if sys.stdin.isatty() and not yes and not as_json:
+    # both: a question that goes into a file is not seen
+    if sys.stdin.isatty() and sys.stdout.isatty() and not yes and not as_json:
         guesses = _asked(survey, guesses, {**given, "vehicle": vehicle})
     files = _files(survey, guesses, where, folder)
     with staged(folder) as part:
@@ -118,19 +119,29 @@ def _layer_of(survey: Survey, asked: str | None) -> tuple[str | None, str]:
 
 
 def _asked(survey: Survey, guesses: Guesses, given: dict[str, str | None]) -> Guesses:
-    """The guesses, after those that are not sure were asked."""
-    from perturbgen.data.guess import Guesses
+    """The guesses, after those that are not sure were asked, one after the other.
 
-    unsure = {name: guess for name, guess in guesses.columns.items() if not guess.sure}
-    if guesses.vehicle is not None and not guesses.vehicle.sure:
-        unsure["vehicle"] = guesses.vehicle
-    if not unsure:
-        return guesses
-    answers = {
-        name: typer.prompt(f"{name}: {guess.why}. Which", default=guess.value)
-        for name, guess in unsure.items()
-    }
-    return Guesses.of(survey, **{**given, **answers})
+    An answer changes what is guessed next: another column of perturbations has other controls. One
+    that fits nothing is asked again, for what was answered before it would be lost.
+    """
+    while (found := _doubtful(guesses)) is not None:
+        name, guess = found
+        say(f"{name} may be {guess.value}: {guess.why}")
+        what = "its value" if name == "vehicle" else "its column"
+        answer = typer.prompt(f"Enter if so, or {what}", default=guess.value, show_default=False)
+        try:
+            guesses = type(guesses).of(survey, **{**given, name: answer})
+        except SchemaError as error:
+            say(str(error))
+            continue
+        given = {**given, name: answer}
+    return guesses
+
+
+def _doubtful(guesses: Guesses) -> tuple[str, Guess] | None:
+    """The first guess that is not sure; the control comes last, since it is a value of a column."""
+    known = [*guesses.columns.items(), ("vehicle", guesses.vehicle)]
+    return next(((name, one) for name, one in known if one is not None and not one.sure), None)
 
 
 def _files(
@@ -180,18 +191,38 @@ def _withheld(obs: pd.DataFrame, guesses: Guesses) -> tuple[pd.DataFrame, str | 
     sizes = sizes.set_axis([*CONDITION, "cells"], axis=1)
     treated = sizes[sizes["compound"] != vehicle].sort_values(list(CONDITION))
     shared = treated[treated["compound"].duplicated(keep=False)]
+    if shared.empty and len(pairs := _known_pairs(treated, vehicle)):
+        # A combination can be predicted where each part was measured alone.
+        return _split_off(pairs, sizes)
     if shared.empty:
         # half of them at the most: the others say how far to trust the model
         most = min(_SHOWN, max(1, len(treated) // 2))
         some = treated.sort_values("cells", ascending=False, kind="stable").head(most)
         return some[list(CONDITION)], None
     totals = shared.groupby("cell_type")["cells"].sum().sort_values()
-    own = shared[shared["cell_type"] == totals.index[len(totals) // 2]]
+    return _split_off(shared[shared["cell_type"] == totals.index[len(totals) // 2]], sizes)
+
+
+def _split_off(own: pd.DataFrame, sizes: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """A quarter of some conditions, and the split that withholds them."""
+    import pandas as pd
+
+    from perturbgen.core.tables import CONDITION
+
     step = round(1 / _WITHHELD)
     chosen = own[own["compound"].rank(method="first") % step == (1 if len(own) < step else 0)]
     labels = pd.MultiIndex.from_frame(sizes[list(CONDITION)])
     hidden = labels.isin(pd.MultiIndex.from_frame(chosen[list(CONDITION)]))
     return chosen[list(CONDITION)], _split_text(labels, hidden)
+
+
+def _known_pairs(treated: pd.DataFrame, vehicle: str | None) -> pd.DataFrame:
+    """Those of combinations whose parts were each measured alone."""
+    from perturbgen.data import parts_of_label
+
+    parts = [parts_of_label(str(name), vehicle) for name in treated["compound"]]
+    alone = {own[0] for own in parts if len(own) == 1}
+    return treated[[len(own) > 1 and set(own) <= alone for own in parts]]
 
 
 def _split_text(labels: pd.MultiIndex, hidden: np.ndarray) -> str:
@@ -206,7 +237,9 @@ def _split_text(labels: pd.MultiIndex, hidden: np.ndarray) -> str:
     parts = pd.Series(np.where(hidden, "test", "train").astype(object), labels)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "split.csv"
-        Split(parts.sort_index(), "conditions that other cell types have").write(path)
+        Split(
+            parts.sort_index(), "conditions whose compounds, or parts, are known elsewhere"
+        ).write(path)
         return path.read_text(encoding="utf-8")
 
 
@@ -302,9 +335,9 @@ def _notes(survey: Survey, guesses: Guesses, folder: Path) -> list[str]:
         )
     if not (folder / "split.csv").exists():
         notes.append(
-            "No compound was measured in two cell types: none can be withheld and predicted from "
-            "the others. conditions.csv has conditions that the model is trained on: a score of "
-            "them says how well it remembers."
+            "No compound was measured in two cell types, and no combination beside its parts: none "
+            "can be withheld and predicted. conditions.csv has conditions that the model is "
+            "trained on: a score of them says how well it remembers."
         )
     return notes
 

@@ -231,8 +231,8 @@ def _de(
     treat: Annotated[
         float | None, typer.Option(metavar="LFC", help="Test log2 fold changes beyond this.")
     ] = None,
-    config: Annotated[
-        Path | None, typer.Option(help="TOML: design, group, ..., and a table of contrasts.")
+    analysis: Annotated[
+        Path | None, typer.Option(help="TOML of the design and a table of its contrasts.")
     ] = None,
     robust: Annotated[bool, typer.Option("--robust", help="Robust moderation.")] = False,
     trend: Annotated[
@@ -283,7 +283,7 @@ def _de(
     Example: [bold]perturbgen de sums.h5ad --design "~0 + {group} + donor" --contrast
     "ab=drugA - drugB" --contrast "mean=(drugA + drugB)/2 - DMSO" --treat 0.5[/bold]
     """
-    from perturbgen.cli.de import make_table, read_span, verify_backends, with_config
+    from perturbgen.cli.de import make_table, read_span, verify_backends, with_analysis
     from perturbgen.core.h5ad import open_h5ad
     from perturbgen.core.system import choose_device
     from perturbgen.data import take_layer
@@ -310,7 +310,7 @@ def _de(
         "rename_plates": not keep_plates,
     }
     device = choose_device(device) if device == "auto" else device
-    options, wanted, treat = with_config(config, options, contrast or (), treat)
+    options, wanted, treat = with_analysis(analysis, options, contrast or (), treat)
     options |= {"wanted": wanted, "treat": treat}
     adata = take_layer(open_h5ad(pseudobulk), layer, pseudobulk)
     if verify is not None:

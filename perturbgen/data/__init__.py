@@ -11,7 +11,7 @@ from perturbgen.data.covariates import (
     read_smiles,
     require_same_genes,
 )
-from perturbgen.data.h5ad import SparseH5ad, our_obs, read_h5ad, take_layer
+from perturbgen.data.h5ad import SparseH5ad, genes_of, our_obs, read_h5ad, take_layer
 from perturbgen.data.kaggle import (
     ORGANISERS_PLATES,
     is_gene,

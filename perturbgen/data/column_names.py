@@ -88,6 +88,31 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
         "dose u m",
     ),
 }
+# What may end a longer name without changing what it is: "annotated cell type", "drug treatment".
+_HEADS: Final[Mapping[str, tuple[str, ...]]] = {
+    "compound": ("perturbation", "compound", "drug", "treatment", "stimulus", "condition"),
+    "cell_type": ("cell type", "celltype", "cell line", "cellline"),
+    "donor": ("donor", "patient", "individual", "subject"),
+    "sample": ("sample", "replicate"),
+    "plate": ("plate", "batch", "lane"),
+    "dose": ("dose", "concentration"),
+}
+# What may follow a name: "cell type (fine)".
+_QUALIFIERS: Final = r" (fine|coarse|broad|major|minor|final|predicted|manual|curated|l|level)$"
+BETWEEN: Final = ("+", "_", "|", ",", ";")  # the perturbations of a combination
+GENE_ID: Final = r"ENS[A-Z]*G\d{6,}(\.\d+)?"
+# Columns of var with names of genes, best first, as letters alone.
+GENE_NAMES: Final = (
+    "genesymbol",
+    "genesymbols",
+    "symbol",
+    "symbols",
+    "genename",
+    "genenames",
+    "geneshortname",
+    "featurename",
+    "hgncsymbol",
+)
 # What controls are called, those that are vehicles of compounds before those of genes and stimuli.
 _CONTROLS: Final = (
     r"dmso( vehicle| control)?|dimethyl sulfoxide|vehicle( control)?( \(?dmso\)?)?|veh|pbs|"
@@ -115,7 +140,12 @@ def name_rank(name: str, role: str) -> float | None:
     bare = re.sub(r" (id|ids|name|label|code|no|nr|number)$", "", words)
     if bare in known:  # an id is a less likely name than the name itself
         return known.index(bare) + 1.5
-    return None
+    core = re.sub(_QUALIFIERS, "", bare)
+    core = core[:-1] if core.endswith("s") else core
+    if core in known:
+        return known.index(core) + 2.5
+    ends = [head for head in _HEADS.get(role, ()) if core.endswith(f" {head}")]
+    return min(known.index(head) for head in ends) + 5.0 if ends else None
 
 
 def control_of(levels: Iterable[str]) -> str | None:
@@ -129,3 +159,14 @@ def control_of(levels: Iterable[str]) -> str | None:
         if found:
             return min(found, key=lambda level: (len(level), level))
     return None
+
+
+def named_control(levels: Iterable[str]) -> str | None:
+    """The one level that has the name of a control among other words, such as "PBS, 24 h"."""
+    inside = "|".join(f"(?:{pattern})" for pattern in (*_CONTROLS, "healthy"))
+    found = [
+        level
+        for level in levels
+        if re.search(rf"\b(?:{inside})\b", re.sub(r"[^a-z0-9()]+", " ", level.lower()))
+    ]
+    return found[0] if len(found) == 1 else None

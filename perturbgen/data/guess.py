@@ -14,12 +14,22 @@ from typing import Final, NamedTuple
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import SchemaError, shorten, suggest
-from perturbgen.data.column_names import ROLES, control_of, name_rank
+from perturbgen.core.errors import CountsError, SchemaError, shorten, suggest
+from perturbgen.data.column_names import (
+    BETWEEN,
+    GENE_ID,
+    GENE_NAMES,
+    ROLES,
+    control_of,
+    name_rank,
+    named_control,
+)
+from perturbgen.data.samples import parts_of_label
 from perturbgen.data.survey import Survey
 
 _COORDINATE: Final = r"[A-P]0?\d{1,2}"
 _MOST_TYPES: Final = 500  # more than this are barcodes
+_LOOKED_AT: Final = 100  # ids of genes
 
 
 class Guess(NamedTuple):
@@ -41,6 +51,8 @@ class Guesses:
     extract: dict[str, Guess] = field(default_factory=dict)
     join: dict[str, tuple[str, str]] = field(default_factory=dict)
     vehicle: Guess | None = None
+    combine: Guess | None = None
+    genes: Guess | None = None
 
     @classmethod
     def of(cls, survey: Survey, **given: str | None) -> Guesses:
@@ -80,6 +92,8 @@ class Guesses:
         if not self.atlas:
             self._doses()
             self._donor_in_sample()
+            self._combinations()
+        self._gene_names()
 
     def _take(self, name: str, guess: object) -> None:
         """What was given for ``name``, or what is guessed, if anything."""
@@ -148,6 +162,8 @@ class Guesses:
             self.vehicle = Guess(asked, "as you said")
         elif (name := control_of(levels)) is not None:
             self.vehicle = Guess(name, f"the name of a control among {len(levels)} values")
+        elif (name := named_control(levels)) is not None:
+            self.vehicle = Guess(name, f"the one of {len(levels)} values that names a control")
         elif (name := self._undosed(column)) is not None:
             self.vehicle = Guess(name, "the only value whose dose is 0 everywhere")
         else:
@@ -238,6 +254,40 @@ class Guesses:
             why = f"{sample} is the compound and {shorten(counts.index, 3)}"
             self.extract["donor"] = Guess(f"{sample}\0{pattern}", why)
 
+    def _combinations(self) -> None:
+        """Whether labels name two perturbations, the vehicle among them or in both orders."""
+        if "compound" in self.join or self.vehicle is None:
+            return
+        levels, vehicle = self._levels(self.columns["compound"].value), self.vehicle.value
+        for between in BETWEEN:
+            parts = {level: parts_of_label(level, between=between) for level in levels}
+            with_vehicle = [name for name, own in parts.items() if len(own) > 1 and vehicle in own]
+            orders = pd.Series([" ".join(sorted(own)) for own in parts.values()], list(parts))
+            twice = list(orders.index[orders.duplicated(keep=False)])
+            if with_vehicle or (twice and between == "+"):
+                odd = shorten(dict.fromkeys([*with_vehicle, *twice]), 2)
+                why = f"{odd}: the vehicle beside another is nothing, and order means nothing"
+                self.combine = Guess(between, why)
+                return
+
+    def _gene_names(self) -> None:
+        """Names of genes beside ids that nobody reads."""
+        try:
+            ids, columns = self.survey.genes(self.survey.layer()[0])
+        except CountsError:
+            return  # init says it
+        if not all(re.fullmatch(GENE_ID, name) for name in ids[:_LOOKED_AT]):
+            return
+        for name in GENE_NAMES:
+            found = [column for column in columns if re.sub(r"[^a-z]", "", column.lower()) == name]
+            if found:
+                values = columns[found[0]]
+                why = (
+                    f"names such as {shorten(values.dropna().unique(), 2)} for ids such as {ids[0]}"
+                )
+                self.genes = Guess(found[0], why)
+                return
+
     def to_toml(self, layer: tuple[str | None, str], title: str) -> str:
         """The column map, a reason beside every line."""
         where, why = layer
@@ -247,6 +297,10 @@ class Guesses:
             lines.append(f"vehicle = {_quoted(self.vehicle.value)}  # {doubt}{self.vehicle.why}")
         if where is not None:
             lines.append(f"layer = {_quoted(where)}  # {why}")
+        if self.combine is not None:
+            lines.append(f"combine = {_quoted(self.combine.value)}  # {_line(self.combine.why)}")
+        if self.genes is not None:
+            lines.append(f"genes = {_quoted(self.genes.value)}  # {_line(self.genes.why)}")
         if self.atlas:
             lines.append("atlas = true  # no column looks like a perturbation")
         lines += ["", "[columns]  # ours = theirs"]
@@ -273,6 +327,9 @@ class Guesses:
         for row in rows:
             if row["ours"] in self.join:
                 row["theirs"] = " + ".join(self.join[row["ours"]])
+        for name, guess in (("combine", self.combine), ("genes", self.genes)):
+            if guess is not None:
+                rows.append({"ours": name, "theirs": guess.value, "why": guess.why})
         rows += [{"ours": n, "theirs": "", "why": g.why} for n, g in self.constants.items()]
         rows += [
             {"ours": n, "theirs": f"part of {g.value.partition(chr(0))[0]}", "why": g.why}

@@ -5,6 +5,8 @@ A column map says which of the file's columns is which of ours. As TOML::
     vehicle = "ctrl"                # the compound every other is compared with
     layer = "counts"                # where the raw counts are, if not in X; "raw" is .raw
     atlas = false                   # true: nothing was perturbed, there is no compound
+    combine = "+"                   # B+A is A+B, and A beside the vehicle is A
+    genes = "gene_symbol"           # the column of var that names genes, where var has ids
 
     [columns]                       # ours = theirs
     cell_type = "cluster_id"        # or the cell line
@@ -49,7 +51,7 @@ from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
 from perturbgen.core.h5ad import HDF5_VERSIONS, open_h5ad, write_h5ad
 from perturbgen.core.tables import CONDITION, require_columns
 from perturbgen.data.counts import to_counts
-from perturbgen.data.samples import with_samples
+from perturbgen.data.samples import parts_of_label, with_samples
 from perturbgen.data.schema import ATLAS, COLUMNS, with_our_columns
 
 _RAW = "raw"
@@ -78,6 +80,8 @@ class _ColumnMap(Settings):
     vehicle: str | None = None  # the compound that all others are compared with
     layer: str | None = None  # where the raw counts are, if not in X; "raw" is raw.X
     atlas: bool = False  # cells that nothing was done to: no vehicle is needed
+    combine: str | None = None  # what stands between the perturbations of a combination
+    genes: str | None = None  # their column of var with genes' names, beside ids
     columns: dict[str, str] = Field(default_factory=dict)  # our name = "their name"
     constants: dict[str, str | float] = Field(default_factory=dict)  # the same for all cells
     # Our name = several of their columns, whose values are joined: a sample of patient and tissue.
@@ -104,6 +108,8 @@ def read_h5ad(
     chosen = _column_map(columns)
     adata = take_layer(open_h5ad(path), layer or chosen.layer, path)
     adata.obs = _translate(adata.obs, chosen, path)
+    if chosen.genes is not None:
+        adata.var_names = _gene_names(adata.var, chosen.genes, path)
     if chosen.atlas:
         adata.uns[ATLAS] = True
     vehicle = vehicle or chosen.vehicle or adata.uns.get("vehicle")
@@ -175,6 +181,8 @@ def _translate(obs: pd.DataFrame, chosen: _ColumnMap, path: str | Path) -> pd.Da
         renamed[ours] = _extract_column(obs[rule.column], rule, ours)
     for ours, names in chosen.join.items():
         renamed[ours] = _joined(obs[list(names)], chosen.vehicle)
+    if chosen.combine is not None and "compound" in renamed:
+        renamed["compound"] = _combined(renamed["compound"], chosen.combine, chosen.vehicle)
     if any(_BATCH in part for part in (chosen.columns, chosen.constants, chosen.extract)):
         renamed["plate"] = renamed[_BATCH]
     if (control := chosen.control) is not None:
@@ -201,6 +209,43 @@ def _joined(parts: pd.DataFrame, vehicle: str | None) -> pd.Series:
     rows = (map(_label, row) for row in parts.iloc[first].itertuples(index=False))
     labels = [row[0] if row[0] == vehicle else " ".join(row) for row in map(list, rows)]
     return pd.Series(pd.Categorical(np.array(labels, object)[codes]), parts.index)
+
+
+def _combined(labels: pd.Series, between: str, vehicle: str | None) -> pd.Series:
+    """Each combination under one name: parts in order, joined by "+", without the vehicle."""
+    known = labels.astype("category")
+    parts = {
+        name: parts_of_label(str(name), vehicle, between=between) for name in known.cat.categories
+    }
+    return known.map({name: "+".join(sorted(own)) for name, own in parts.items()}).astype(
+        "category"
+    )
+
+
+def _gene_names(var: pd.DataFrame, column: str, path: str | Path) -> pd.Index:
+    """Genes by a column of var; the id where that has no name, and beside one of several genes."""
+    require_columns(var.columns, [column], f"var of {path}")
+    ids = var.index.astype(str).to_series()
+    names = pd.Series(var[column].astype(object).to_numpy(), ids.index)
+    names = names.where(names.notna() & (names.astype(str).str.strip() != ""), ids).astype(str)
+    twice = names.duplicated(keep=False)
+    return pd.Index(names.where(~twice, names + " (" + ids + ")"))
+
+
+def genes_of(
+    columns: Mapping[str, str] | str | Path | None, path: str | Path
+) -> tuple[pd.Index | None, str | None]:
+    """What a column map makes of a file's genes (None: as they are), and the layer that it names.
+
+    For stores that leave the counts on disk; ``.raw`` is none of them.
+    """
+    chosen = _column_map(columns)
+    if chosen.genes is None:
+        return None, chosen.layer
+    adata = open_h5ad(path, backed=True)
+    names = _gene_names(adata.var, chosen.genes, path)
+    adata.file.close()
+    return names, chosen.layer
 
 
 def _label(value: object) -> str:

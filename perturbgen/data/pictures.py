@@ -191,7 +191,10 @@ def _plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Fig
     across = min(3, len(plates))
     down = -(-len(plates) // across)
     titles = [str(plate) for plate in plates]
-    figure = make_subplots(down, across, subplot_titles=titles, vertical_spacing=0.13)
+    height = 60 + 250 * down
+    # room for a title and the columns' numbers; a share of the height would outgrow many rows
+    gap = min(0.13, 60 / height)
+    figure = make_subplots(down, across, subplot_titles=titles, vertical_spacing=gap)
     for i, plate in enumerate(plates):
         here = wells.loc[plate]
         grid = here.pivot_table(index="row", columns="column", values="value")
@@ -209,4 +212,4 @@ def _plates_figure(obs: pd.DataFrame, values: pd.Series, *, unit: str) -> go.Fig
         figure.add_trace(heat, row=i // across + 1, col=i % across + 1)
     figure.update_yaxes(autorange="reversed", showgrid=False).update_xaxes(showgrid=False, dtick=2)
     scale = {"colorscale": "Viridis", "colorbar": {"title": unit}, "cmin": 0}
-    return figure.update_layout(coloraxis=scale, height=60 + 250 * down)
+    return figure.update_layout(coloraxis=scale, height=height)

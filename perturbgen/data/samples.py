@@ -95,10 +95,10 @@ def sampled(adata: AnnData) -> AnnData:
     return AnnData(adata.X, obs=with_samples(adata.obs), var=adata.var, uns=adata.uns)
 
 
-def parts_of_label(label: str, vehicle: str | None = None) -> list[str]:
+def parts_of_label(label: str, vehicle: str | None = None, *, between: str = "+") -> list[str]:
     """The perturbations of a combination, ``A+B``; the vehicle beside another one is nothing."""
-    parts = [part.strip() for part in label.split("+")]
+    parts = [part.strip() for part in label.split(between)]
     if len(parts) < 2 or not all(parts):
         return [label]
     others = [part for part in parts if part != vehicle]
-    return others or [label]
+    return others or parts[:1]

@@ -59,6 +59,18 @@ class Survey:
             matrices = {name: _problem(item) for name, item in _matrices(file)}
         return cls(path, n_cells, n_genes, pd.DataFrame(columns).set_axis(names), matrices)
 
+    def genes(self, layer: str | None) -> tuple[list[str], dict[str, pd.Series]]:
+        """The names of the genes of a matrix, and what its var says of them in text."""
+        import h5py
+
+        with reading(self.path, "h5ad"), h5py.File(self.path, "r") as file:
+            var = file["raw"]["var"] if layer == "raw" else file["var"]
+            index = _names(var)
+            rows = [slice(0, len(var[index]))]
+            columns = {str(name): _column(var[name], rows) for name in _order(var) if name in var}
+            ids = _column(var[index], rows).astype(str).tolist()
+        return ids, {k: v for k, v in columns.items() if v.dtype == "category" and k != index}
+
     def layer(self) -> tuple[str | None, str]:
         """Which matrix holds the counts (None: X), and why; an error where none does."""
         if self.matrices.get("X") == "":

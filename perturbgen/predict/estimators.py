@@ -169,6 +169,8 @@ def average(task: Task, settings: PredictSettings, keep: tuple[int, ...]) -> _Av
             if k == 1:
                 checks = experiment.check(samples[0])
             table = experiment.fit(*samples)
+            if k == 1:
+                experiment.require_estimable(table, samples[0])
             t = table.t.reindex_like(like)
             mean["mean_t"].add(t)
             if vehicle_wells:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,9 +15,9 @@ import scipy.sparse as sp
 from pydantic import Field, model_validator
 
 from perturbgen.core.config import Settings
-from perturbgen.core.errors import shorten
+from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import log_cpm
-from perturbgen.core.tables import conditions_of
+from perturbgen.core.tables import CONDITION, conditions_of
 from perturbgen.data import groups_of, pseudobulk
 from perturbgen.de import FLAVOURS, flavour_table, limma_table, usual_design
 from perturbgen.generate import WELL, Route
@@ -184,6 +185,42 @@ class MeasuredExperiment:
         """Generated samples of a replicate."""
         sums, cells = wells.generator.drawn_sums(wells.plan, wells.wells, replicate=replicate)
         return self.samples(wells, sums, cells)
+
+    def require_estimable(self, table: DETable, drawn: AnnData) -> None:
+        """Refuse a design under which no condition of some drawn samples can be compared.
+
+        Where some can, the others are a warning: they have no answer, and are predicted as 0.
+        """
+        conditions = conditions_of(drawn.obs).unique()
+        answered = table.t.index[table.t.notna().any(axis=1)]
+        known = conditions[conditions.isin(answered)]
+        lost = conditions.difference(known)
+        if lost.empty:
+            return
+        design = self.design or (f"of flavour {self.flavour}" if self.flavour else "chosen here")
+        # Of a column whose levels have one compound each nothing is left to compare.
+        obs = pd.concat([self.real.obs, drawn.obs])
+        inside = [name for name in obs if name not in (*CONDITION, "n_cells")]
+        pairs = {name: obs[[name, "compound"]].drop_duplicates() for name in inside}
+        alike = [
+            str(name)
+            for name, pair in pairs.items()
+            if re.search(rf"\b{re.escape(str(name))}\b", design)
+            and not pair[name].duplicated().any()
+        ]
+        what = f"design {design}: {len(lost)} of {len(conditions)} conditions cannot be compared"
+        names = shorten([" | ".join(key) for key in lost], 3)
+        cause = "a column that tells compounds apart, or no samples left to know an error from"
+        if alike:
+            cause = f"each value of {shorten(alike)} has samples of one compound alone"
+        if known.empty:
+            raise SchemaError(
+                f"{what} with {self.vehicle!r}: {names}",
+                expected="columns whose values have samples of compounds and of the vehicle",
+                cause=cause,
+                fix='another --design, such as "~0 + {group}", or none: then one is chosen',
+            )
+        log.warning("%s, and are predicted as 0: %s (%s)", what, names, cause)
 
     def check(self, generated: AnnData) -> pd.DataFrame:
         """Whether generated samples are like the real ones where limma is sensitive, by cell type.

@@ -34,6 +34,7 @@ class Progress:
         self.first: int | None = None
         self.asked = 0
         self.steps, self.forecast = 0, False
+        self.warm = self.began  # when the first step was over
         self._before: dict[int, Any] = {}
         self.live = None
         verbose = logging.getLogger("perturbgen").getEffectiveLevel() <= logging.INFO
@@ -63,18 +64,23 @@ class Progress:
     def step(self, left: int) -> None:
         """After the first steps of a run, ``left`` being what is left of them: how long it takes.
 
-        That is said once, if it is over a minute; what is done between epochs is not in it.
+        That is said once, if it is over a minute; what is done between epochs is not in it. The
+        first step, in which libraries are loaded and code is compiled, may take as long as hundreds
+        of others, and foretells nothing.
         """
         if self.forecast:
             return
         self.steps += 1
-        spent = time.monotonic() - self.began
-        if self.steps < _STEPS_TRIED or spent < _TRIED:
+        now = time.monotonic()
+        if self.steps == 1:
+            self.warm = now
+        steps, spent = self.steps - 1, now - self.warm
+        if steps < _STEPS_TRIED or spent < _TRIED:
             return
         self.forecast = True
-        whole = spent * (1 + left / self.steps)
+        whole = now - self.began + spent * left / steps
         if whole > _LONG:
-            each = duration(spent / self.steps) if spent > self.steps else "under a second"
+            each = duration(spent / steps) if spent > steps else "under a second"
             log.info(
                 "about %s at most for %d steps, %s each; it may stop before",
                 duration(whole),
@@ -102,7 +108,7 @@ class Progress:
         objective = f"objective {_readable(record['train/objective'])}"
         if "validation/objective" in record:
             objective += f", withheld {_readable(record['validation/objective'])}"
-        left = (time.monotonic() - self.began) / (done - first) * (self.epochs - done)
+        left = (time.monotonic() - self.warm) / (done - first) * (self.epochs - done)
         speed = f"{record[f'{self.unit}_per_second']:,.0f} {self.unit}/s"
         memory = f"{_peak_memory() / 1e9:.1f} GB"
         parts = (

@@ -39,12 +39,10 @@ class CellData(Settings):
     def open(self) -> CountStore:
         """The counts, checked to be raw, with their obs."""
         from perturbgen.core.h5ad import open_h5ad
-        from perturbgen.data import CountStore, our_obs, read_competition, read_h5ad, take_layer
+        from perturbgen.data import CountStore, read_competition, read_h5ad, take_layer
 
         if self.on_disk or self.path.suffix == ".zarr":
-            store = CountStore.open(self.path, layer=self.layer)
-            if self.columns is not None:
-                store = replace(store, obs=our_obs(store.obs, self.columns, self.path))
+            store = self._open_on_disk()
             return store if self.on_disk else store.to("cpu")
         if self.path.is_dir():
             if self.layer:
@@ -57,6 +55,16 @@ class CellData(Settings):
             named = read_h5ad(self.path, self.columns, layer=self.layer, checked=False)
             return CountStore.from_adata(named)
         return CountStore.from_adata(take_layer(open_h5ad(self.path), self.layer, self.path))
+
+    def _open_on_disk(self) -> CountStore:
+        from perturbgen.data import CountStore, genes_of, our_obs
+
+        if self.columns is None:
+            return CountStore.open(self.path, layer=self.layer)
+        genes, layer = genes_of(self.columns, self.path)
+        store = CountStore.open(self.path, layer=self.layer or layer)
+        obs = our_obs(store.obs, self.columns, self.path)
+        return replace(store, obs=obs, var_names=store.var_names if genes is None else genes)
 
 
 class _ConditionSettings(Settings):

@@ -72,6 +72,24 @@ def tubes(path: Path) -> Path:
     return path
 
 
+def guide_pairs(path: Path) -> Path:
+    """Combinations that name the control, in both orders; counts in raw, ids in var, symbols
+    beside them, one of which is missing and one shared.
+    """
+    names = ["NT"] * 4 + ["NT+KLF1", "KLF1+NT", "SPI1+NT", "BAK1", "SPI1+KLF1", "BAK1+KLF1"]
+    rows = [(name, batch) for batch in (1, 2, 3) for name in names for _ in range(8)]
+    obs = pd.DataFrame(rows, columns=["Perturbed Genes", "GEM group"])
+    obs.index = pd.Index([f"c{i}" for i in range(len(obs))])
+    counts = draw(obs, obs["Perturbed Genes"].str.replace("NT+", "").str.replace("+NT", ""))
+    symbols = pd.Series([f"SYM{i}" for i in range(len(GENES))], dtype=object)
+    symbols[3], symbols[5] = None, "SYM6"
+    var = pd.DataFrame({"gene_symbol": symbols.to_numpy()}, [f"ENSG{i:011d}" for i in range(40)])
+    adata = AnnData(np.log1p(counts.astype(float)), obs=obs, var=var)
+    adata.raw = AnnData(sparse.csr_matrix(counts.astype(np.float32)), obs=obs, var=var)
+    adata.write_h5ad(path)
+    return path
+
+
 def run(*words: str | Path) -> None:
     assert _run([str(word) for word in words]) == 0
 
@@ -104,13 +122,98 @@ def test_a_pool_without_plates_is_walked_to_its_report(
     assert "control = 'safe_targeting'" in config
     monkeypatch.chdir(tmp_path)  # paths are those beside the config, wherever one stands
     found = walk(file, folder)
-    assert len(found) == 2  # half of the four targets
+    assert found["sm_name"].tolist() == ["MYC+JUN"]  # from what MYC and JUN do alone
     assert np.isfinite(found[GENES].to_numpy()).all()
     cells = read_h5ad(file, folder / "columns.toml")
     assert cells.uns["vehicle"] == "safe_targeting"
     assert sorted(cells.obs["plate"].unique()) == ["11", "12", "13"]
     assert cells.obs[["plate", "well"]].drop_duplicates().shape[0] == 3 * 5
     assert cells.X.max() == cells.layers["umis"].max() if "umis" in cells.layers else cells.X.max()
+
+
+def test_pairs_that_name_the_control_are_one_perturbation_and_one_is_withheld(
+    tmp_path: Path,
+) -> None:
+    file, folder = guide_pairs(tmp_path / "pairs.h5ad"), tmp_path / "mine"
+    run("init", file, "--out", folder)
+    text = (folder / "columns.toml").read_text()
+    assert 'combine = "+"' in text
+    assert 'genes = "gene_symbol"' in text
+    wanted = pd.read_csv(folder / "conditions.csv")
+    assert wanted["compound"].tolist() == ["BAK1+KLF1"]  # a quarter of two pairs, one of them
+    cells = read_h5ad(file, folder / "columns.toml")
+    found = set(cells.obs["compound"])
+    assert found == {"NT", "KLF1", "SPI1", "BAK1", "KLF1+SPI1", "BAK1+KLF1"}
+    assert cells.var_names[[0, 3, 5, 6]].tolist() == [
+        "SYM0",
+        "ENSG00000000003",
+        "SYM6 (ENSG00000000005)",
+        "SYM6 (ENSG00000000006)",
+    ]
+    predicted = walk(file, folder)
+    assert {"SYM0", "ENSG00000000003"} <= set(predicted.columns)
+    assert predicted["sm_name"].tolist() == ["BAK1+KLF1"]
+    seen = pd.read_parquet(next((folder / "runs").glob("0001-*")) / "cells.parquet")
+    assert len(seen) == 24 * 9  # what is withheld is in no part
+
+
+@pytest.mark.parametrize(
+    ("levels", "found"),
+    [
+        (["Healthy / unstimulated", "IFNG 10 ng/mL"], "Healthy / unstimulated"),
+        (["PBS, 24 h", "LPS, 24 h"], "PBS, 24 h"),
+        (["DMSO 24 h", "DMSO 48 h", "drug"], None),
+        (["A", "B"], None),
+    ],
+)
+def test_a_control_may_be_named_among_other_words(levels: list[str], found: str | None) -> None:
+    from perturbgen.data.column_names import named_control
+
+    assert named_control(levels) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "role"),
+    [
+        ("Annotated Cell Type", "cell_type"),
+        ("Cell Type (fine)", "cell_type"),
+        ("predicted.celltype.l2", "cell_type"),
+        ("drug_treatment", "compound"),
+        ("Perturbed Genes", "compound"),
+        ("Patient_Sex", None),
+        ("donor_age", None),
+        ("n_genes_by_counts", None),
+    ],
+)
+def test_longer_names_of_columns_are_what_they_end_with(name: str, role: str | None) -> None:
+    from perturbgen.data.column_names import ROLES, name_rank
+
+    ranks = {key: name_rank(name, key) for key in ROLES}
+    known = {key: rank for key, rank in ranks.items() if rank is not None}
+    assert (min(known, key=lambda key: known[key]) if known else None) == role
+
+
+def test_names_of_genes_are_those_of_a_store_on_disk(tmp_path: Path) -> None:
+    from perturbgen.train.settings import CellData
+
+    file = pool(tmp_path / "pool.h5ad")
+    (tmp_path / "columns.toml").write_text(
+        'vehicle = "safe_targeting"\nlayer = "umis"\ngenes = "symbol"\n'
+        '[columns]\ncompound = "Gene.Target"\n[constants]\ncell_type = "x"\n'
+    )
+    import anndata
+
+    adata = anndata.read_h5ad(file)
+    adata.var["symbol"] = [f"S{i}" for i in range(40)]
+    adata.layers["umis"] = sparse.csr_matrix(adata.layers["umis"])
+    adata.write_h5ad(file)
+    kept = {
+        on_disk: CellData(path=file, columns=tmp_path / "columns.toml", on_disk=on_disk).open()
+        for on_disk in (True, False)
+    }
+    assert kept[True].var_names.tolist() == kept[False].var_names.tolist()
+    assert kept[True].var_names[0] == "S0"
+    assert (kept[True].counts() != kept[False].counts()).nnz == 0
 
 
 @pytest.fixture(scope="module")

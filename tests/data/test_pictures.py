@@ -73,3 +73,10 @@ def test_only_the_first_and_most_frequent_names_keep_a_colour() -> None:
 def test_doses_are_listed_by_size():
     doses = pd.Series(["10 uM", "other", "3 uM", "0.37 uM", "DMSO", "3.3 uM"])
     assert list(maps.tints(doses)) == ["other", "0.37 uM", "3 uM", "3.3 uM", "10 uM", "DMSO"]
+
+
+def test_any_number_of_plates_is_drawn() -> None:
+    names = [f"plate {i}" for i in range(70)]
+    obs = pd.DataFrame({"plate": names, "well": "A1", "compound": "x"})
+    drawn = pictures._plates_figure(obs, pd.Series(1, obs.index), unit="cells")
+    assert len(drawn.data) == 70

@@ -89,6 +89,7 @@ def test_verify(pseudobulk: Path, rscript: str, capsys: pytest.CaptureFixture[st
         ([*DESIGN, "--contrast", "ab="], "has no formula"),
         ([*DESIGN, "--contrast", "=Abc"], "has no name"),
         ([*DESIGN, "--contrast", "Abc - vehicle", "--flavour", "op3"], "--flavour has no"),
+        ([*DESIGN, "--contrast", "Abc - vehicle", "--verify", "60"], "R (--backend r, --verify)"),
         ([*DESIGN, "--treat", "-1"], "lfc=-1.0"),
         (["--design", "~ compound", "--treat", "1"], "does not say what --treat is to test"),
     ],
@@ -146,7 +147,7 @@ def test_a_toml_says_it_all_and_the_command_line_goes_over_it(
         'design = "~ {group} + plate"\nby = "donor"\nrobust = true\n[contrasts]\n'
         'one = "Abc - vehicle"\nplates = "platep1"\n'
     )
-    command = ["-q", "de", str(pseudobulk), "--config", str(config), "--out", str(out)]
+    command = ["-q", "de", str(pseudobulk), "--analysis", str(config), "--out", str(out)]
     assert _run(command) == 0
     table = DETable.read(out)
     assert table.conditions.index.names == ["donor", "contrast"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 import numpy as np
 import pandas as pd
@@ -85,6 +86,19 @@ def test_what_a_contrast_means(formula: str, contrast: str, expected: dict[str, 
 def test_what_is_refused(formula: str, contrast: str, words: str) -> None:
     with pytest.raises(DesignError, match=words):
         weights(formula, contrast)
+
+
+def test_whatever_is_written_is_read_or_refused() -> None:
+    rng = np.random.default_rng(0)
+    pieces = ["A", "B", "C", "treatA", "x", "1", "2.5", ".", "e", "`", "'", ",", ":", " ", "\n"]
+    pieces += list("+-*/()") * 2
+    read = 0
+    for _ in range(3000):
+        text = "".join(rng.choice(pieces, rng.integers(1, 9)))
+        with suppress(DesignError):
+            assert np.isfinite(list(weights(FULL, text).values())).all()
+            read += 1
+    assert 20 < read < 2000
 
 
 def test_a_level_of_two_factors_is_asked_about_or_that_of_the_compared_one() -> None:

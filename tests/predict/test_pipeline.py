@@ -332,6 +332,23 @@ def bulk(rng, n, mean, compound, *, noise=True):
     return ad.AnnData(sp.csr_array(counts), obs=obs)
 
 
+def test_a_design_that_tells_compounds_apart_is_refused_and_says_why(vae, experiment):
+    """It was predicted as 0, with the words that no cell had been drawn."""
+    cells = experiment.copy()
+    cells.obs["tube"] = "tube of " + cells.obs["compound"].astype(str)
+    words = r"1 of 1 conditions cannot be compared with 'DMSO': 'B \| .*"
+    settings = PredictSettings(estimators=("mean_t",), replicates=1, design="~0 + {group} + tube")
+    with pytest.raises(SchemaError, match=words) as caught:
+        predict(vae, cells, WANTED[:1], settings)
+    assert "each value of 'tube' has samples of one compound alone" in str(caught.value)
+    good = settings.model_copy(update={"design": "~0 + {group} + plate"})
+    found = predict(vae, cells, WANTED[:1], good).values["mean_t"]
+    assert (found != 0).any(axis=None)
+    other = settings.model_copy(update={"design": "~0 + {group} + batch"})
+    with pytest.raises(SchemaError, match="the design needs 'batch', which obs does not have"):
+        predict(vae, cells, WANTED[:1], other)
+
+
 def test_samples_of_fewer_cells_are_no_noisier_than_they_have_to_be(caplog):
     """Vehicle samples are the large ones: a sixth of their cells was a sixfold variance."""
     rng = np.random.default_rng(0)

@@ -134,3 +134,16 @@ def test_a_long_training_is_forecast_after_its_first_steps(monkeypatch, caplog):
                 now[0] += seconds
                 line.step(left)
         assert caplog.text.count("about 4 min at most for 480 steps") == said
+
+
+def test_a_slow_first_step_foretells_nothing(monkeypatch, caplog):
+    from perturbgen.train import progress
+
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    line = progress.Progress(10, "cells")
+    with caplog.at_level(logging.INFO, logger="perturbgen"):
+        for left in range(1199, -1, -1):  # 17 seconds, the first five of which load and compile
+            now[0] += 0.01 if left < 1199 else 5.0
+            line.step(left)
+    assert "about" not in caplog.text
