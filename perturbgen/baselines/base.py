@@ -9,6 +9,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, ClassVar, Final, Generic, Protocol, Self, TypeVar, cast, runtime_checkable
 
 import numpy as np
@@ -268,8 +269,18 @@ class Baseline(ABC, Generic[_S]):
         if chosen.any():
             count, shown = int(chosen.sum()), shorten(wanted.names(chosen), 3)
             _log.warning(
-                "%s: %d conditions fall back to %s: %s", self.name, count, falls_back_to, shown
+                "%s: %d conditions fall back to %s: %s%s",
+                *(self.name, count, falls_back_to, shown, self._nearest(wanted, chosen)),
             )
+
+    def _nearest(self, wanted: ConditionList, chosen: np.ndarray) -> str:
+        """A cell type nobody measured may be a slip of the pen: the one that was meant."""
+        for name in pd.unique(wanted.labels("cell_type")[chosen]):
+            known = pd.unique(self.table.labels("cell_type"))
+            near = get_close_matches(str(name), [str(one) for one in known], n=1, cutoff=0.8)
+            if name not in known and near:
+                return f" (did you mean {near[0]!r}?)"
+        return ""
 
     def _tell_unknown(self, wanted: ConditionList, *, cell_type: str, compound: str) -> None:
         """Log what conditions of an unknown cell type get, and those of an unknown compound."""

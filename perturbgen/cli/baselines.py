@@ -11,7 +11,7 @@ import typer
 
 from perturbgen.cli.options import Json, Overrides, Seed, write_predictions
 from perturbgen.core.console import say, show_table
-from perturbgen.core.errors import ConfigError, shorten
+from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output, require_file
 
 if TYPE_CHECKING:
@@ -64,8 +64,8 @@ def _baseline(
     ones look at which conditions are asked for, which a fair comparison has to say.
 
     To predict, --train, --conditions and --out are needed. Rows and genes are joined by their
-    names. A condition with an unknown cell type or compound gets what the baseline falls back to,
-    and is named in the log.
+    names, and rows of --train that are asked for are not learnt from. A condition with an unknown
+    cell type or compound gets what the baseline falls back to, and is named in the log.
 
     Example: [bold]perturbgen baseline[/bold], then [bold]perturbgen baseline kernel_ridge[/bold]
 
@@ -101,7 +101,7 @@ def _baseline(
         )
     model = _build(name, overrides or [], truth=truth, bulk=pseudobulk, smiles=smiles)
     wanted = read_conditions(conditions)
-    table = _read_train(train)
+    table = _unasked(_read_train(train), wanted, train)
     # after reading: what is reported is the method's own time
     start = time.perf_counter()
     model.fit(table, rng=np.random.default_rng(seed))
@@ -161,14 +161,18 @@ def _show_baselines(name: str | None, *, as_json: bool) -> None:
 
 def _read_train(path: Path) -> pd.DataFrame:
     """The rows to learn from: de_train.parquet, its folder, or what perturbgen de writes."""
+    from pyarrow.parquet import read_schema
+
     from perturbgen.compare import read_effects
     from perturbgen.data import read_de
     from perturbgen.de import DETable
 
     if path.is_dir() or not path.is_file():
         return read_de(path)
-    if path.suffix != ".h5ad" and not DETable.holds(path):
-        return read_de(path)
+    if path.suffix not in (".h5ad", ".csv") and not DETable.holds(path):
+        names = read_schema(path).names
+        if "sm_name" in names or "compound" not in names:
+            return read_de(path)
     table = read_effects(path)
     complete = table.notna().all()
     if not complete.all():
@@ -176,6 +180,22 @@ def _read_train(path: Path) -> pd.DataFrame:
         words = "%d of %d genes were not tested in every condition, and are left out"
         log.warning(words, (~complete).sum(), len(complete))
     return table.loc[:, complete]
+
+
+def _unasked(table: pd.DataFrame, wanted: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows but those that are asked for: a prediction that has seen them is remembering."""
+    import pandas as pd
+
+    asked = table.index.isin(pd.MultiIndex.from_frame(wanted))
+    if asked.all():
+        raise SchemaError(
+            f"{path} holds nothing but the {asked.sum()} conditions to predict",
+            expected="measured conditions beside them, to learn from",
+        )
+    if asked.any():
+        words = "%d of the %d conditions to predict are measured in %s: not learnt from"
+        log.warning(words, asked.sum(), len(wanted), path)
+    return table[~asked]
 
 
 def _build(

@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
+from perturbgen.cli.init_files import seen_obs, texts
 from perturbgen.cli.options import Force, Json, Layer, Vehicle
 from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import InputError, SchemaError
 from perturbgen.core.files import require_file, require_writable, staged
 
 if TYPE_CHECKING:
-    import numpy as np
-    import pandas as pd
-
     from perturbgen.data.guess import Guess, Guesses
     from perturbgen.data.survey import Survey
 
-_STEPS: Final = 4000  # of 128 cells: what a small model learns in
-_EPOCHS: Final = (10, 200)
-_WITHHELD: Final = 0.25  # of a cell type's compounds
-_SHOWN: Final = 10  # conditions to predict where nothing can be withheld
 _COLUMNS: Final = ("cell_type", "compound", "sample", "batch", "donor", "dose")
 
 
@@ -86,7 +79,7 @@ def _init(
     # both: a question that goes into a file is not seen
     if sys.stdin.isatty() and sys.stdout.isatty() and not yes and not as_json:
         guesses = _asked(survey, guesses, {**given, "vehicle": vehicle})
-    files = _files(survey, guesses, where, folder)
+    files = texts(survey, guesses, where, folder)
     with staged(folder) as part:
         for name, text in files.items():
             (part / name).write_text(text, encoding="utf-8")
@@ -144,165 +137,6 @@ def _doubtful(guesses: Guesses) -> tuple[str, Guess] | None:
     return next(((name, one) for name, one in known if one is not None and not one.sure), None)
 
 
-def _files(
-    survey: Survey, guesses: Guesses, where: tuple[str | None, str], folder: Path
-) -> dict[str, str]:
-    """The texts of the folder's files by name."""
-    title = f"Columns of {survey.path.name}, by perturbgen init."
-    columns = guesses.to_toml(where, title)
-    files = {"columns.toml": columns}
-    obs = _our_obs(survey, columns)
-    withheld, split = _withheld(obs, guesses)
-    if len(withheld):
-        files["conditions.csv"] = withheld.to_csv(index=False)
-    if split is not None:
-        files["split.csv"] = split
-    files["config.toml"] = _config(survey, obs, guesses, folder, split=split is not None)
-    return files
-
-
-def _our_obs(survey: Survey, columns: str) -> pd.DataFrame:
-    """What was seen of obs, in our words, by the very map that is written."""
-    from tempfile import TemporaryDirectory
-
-    from perturbgen.data import our_obs
-
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "columns.toml"
-        path.write_text(columns, encoding="utf-8")
-        return our_obs(survey.obs, path, survey.path)
-
-
-def _withheld(obs: pd.DataFrame, guesses: Guesses) -> tuple[pd.DataFrame, str | None]:
-    """Conditions to predict, and the split that withholds them; none where nothing can be.
-
-    A condition can be withheld where other cell types have its compound: a quarter of those of one
-    cell type are, the one of median size.
-    """
-    import pandas as pd
-
-    from perturbgen.core.tables import CONDITION, conditions_of
-
-    if guesses.atlas:
-        return pd.DataFrame(), None
-    vehicle = None if guesses.vehicle is None else guesses.vehicle.value
-    complete = obs.dropna(subset=list(CONDITION))
-    sizes = conditions_of(complete).value_counts().rename("cells").reset_index()
-    sizes = sizes.set_axis([*CONDITION, "cells"], axis=1)
-    treated = sizes[sizes["compound"] != vehicle].sort_values(list(CONDITION))
-    shared = treated[treated["compound"].duplicated(keep=False)]
-    if shared.empty and len(pairs := _known_pairs(treated, vehicle)):
-        # A combination can be predicted where each part was measured alone.
-        return _split_off(pairs, sizes)
-    if shared.empty:
-        # half of them at the most: the others say how far to trust the model
-        most = min(_SHOWN, max(1, len(treated) // 2))
-        some = treated.sort_values("cells", ascending=False, kind="stable").head(most)
-        return some[list(CONDITION)], None
-    totals = shared.groupby("cell_type")["cells"].sum().sort_values()
-    return _split_off(shared[shared["cell_type"] == totals.index[len(totals) // 2]], sizes)
-
-
-def _split_off(own: pd.DataFrame, sizes: pd.DataFrame) -> tuple[pd.DataFrame, str]:
-    """A quarter of some conditions, and the split that withholds them."""
-    import pandas as pd
-
-    from perturbgen.core.tables import CONDITION
-
-    step = round(1 / _WITHHELD)
-    chosen = own[own["compound"].rank(method="first") % step == (1 if len(own) < step else 0)]
-    labels = pd.MultiIndex.from_frame(sizes[list(CONDITION)])
-    hidden = labels.isin(pd.MultiIndex.from_frame(chosen[list(CONDITION)]))
-    return chosen[list(CONDITION)], _split_text(labels, hidden)
-
-
-def _known_pairs(treated: pd.DataFrame, vehicle: str | None) -> pd.DataFrame:
-    """Those of combinations whose parts were each measured alone."""
-    from perturbgen.data import parts_of_label
-
-    parts = [parts_of_label(str(name), vehicle) for name in treated["compound"]]
-    alone = {own[0] for own in parts if len(own) == 1}
-    return treated[[len(own) > 1 and set(own) <= alone for own in parts]]
-
-
-def _split_text(labels: pd.MultiIndex, hidden: np.ndarray) -> str:
-    """A split file of conditions."""
-    from tempfile import TemporaryDirectory
-
-    import numpy as np
-    import pandas as pd
-
-    from perturbgen.data import Split
-
-    parts = pd.Series(np.where(hidden, "test", "train").astype(object), labels)
-    with TemporaryDirectory() as folder:
-        path = Path(folder) / "split.csv"
-        Split(
-            parts.sort_index(), "conditions whose compounds, or parts, are known elsewhere"
-        ).write(path)
-        return path.read_text(encoding="utf-8")
-
-
-def _config(
-    survey: Survey, obs: pd.DataFrame, guesses: Guesses, folder: Path, *, split: bool
-) -> str:
-    """A training configuration, a reason beside what is not a default."""
-    from perturbgen.core.files import slug
-
-    epochs = round(min(max(_STEPS * 128 / survey.n_cells, _EPOCHS[0]), _EPOCHS[1]))
-    path = os.path.relpath(survey.path, folder)
-    lines = [
-        f"# Training on {survey.path.name}, by perturbgen init. Paths are relative to this file.",
-        f'name = "{slug(survey.path.stem)}"',
-        "",
-        "[data]",
-        f"path = {_literal(path)}",
-        'columns = "columns.toml"',
-    ]
-    if split:
-        lines.append('split = "split.csv"  # its part "test" is what conditions.csv asks for')
-        lines.append("validation = 0.1  # of the training cells")
-    lines += ["", "# What the model is told of a cell."]
-    for name in ("cell_type", "compound", "plate"):
-        if name in obs and (name != "plate" or 1 < obs[name].nunique() <= 200):
-            lines.append(f"[conditions.{name}]")
-            if name == "compound" and guesses.vehicle and _has_pairs(obs, guesses):
-                lines.append('encoding = "combination"  # A+B is A and B')
-                lines.append(f"control = {_literal(guesses.vehicle.value)}")
-    lines += [
-        "",
-        "[model]",
-        'kind = "nbvae"  # or dgd, gaussian_vae',
-        "latent = 10",
-        "",
-        "[model.decoder]",
-        "hidden = [128]",
-        "additive = true  # without it, a small model may ignore the conditions",
-        "",
-        "[training]",
-        f"epochs = {epochs}  # {survey.n_cells:,} cells",
-        "",
-        "[annealing]",
-        f"warmup = {max(1, epochs // 5)}",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _has_pairs(obs: pd.DataFrame, guesses: Guesses) -> bool:
-    """Whether some perturbations are combinations of others."""
-    from perturbgen.data import parts_of_label
-
-    vehicle = None if guesses.vehicle is None else guesses.vehicle.value
-    names = [str(name) for name in obs["compound"].dropna().unique()]
-    parts = [parts_of_label(name, vehicle) for name in names]
-    single = {own[0] for own in parts if len(own) == 1}
-    return any(len(own) > 1 and set(own) <= single for own in parts)
-
-
-def _literal(text: str) -> str:
-    return f"'{text}'" if "'" not in text else '"' + text.replace('"', '\\"') + '"'
-
-
 def _notes(survey: Survey, guesses: Guesses, folder: Path) -> list[str]:
     """What cannot be estimated, and what should be looked at."""
     from perturbgen.data import samples_of
@@ -319,7 +153,7 @@ def _notes(survey: Survey, guesses: Guesses, folder: Path) -> list[str]:
             "this is an atlas. A model can be trained on it; there is nothing to compare. "
             "If there is one: --compound COLUMN",
         ]
-    obs = _our_obs(survey, (folder / "columns.toml").read_text(encoding="utf-8"))
+    obs = seen_obs(survey, (folder / "columns.toml").read_text(encoding="utf-8"))
     table = samples_of(obs.dropna(subset=["cell_type", "compound"]))
     single = int((table["samples"] < 2).sum())
     if table["samples"].max() < 2:
@@ -332,6 +166,12 @@ def _notes(survey: Survey, guesses: Guesses, folder: Path) -> list[str]:
         notes.append(
             f"{single} of {len(table)} conditions have one sample: how much such samples vary is "
             "taken from the others"
+        )
+    if (folder / "unmeasured.csv").exists():
+        n = len((folder / "unmeasured.csv").read_text(encoding="utf-8").splitlines()) - 1
+        notes.append(
+            f"{n} pairs of a cell type and a compound were not measured: unmeasured.csv asks for "
+            "them. conditions.csv has measured ones that split.csv withholds, to judge by."
         )
     if not (folder / "split.csv").exists():
         notes.append(
@@ -356,16 +196,27 @@ def _commands(source: Path, folder: Path, guesses: Guesses) -> str:
     if guesses.atlas:
         encode = f"perturbgen encode {run} {file} --out {own('latents.h5ad')}"
         return "\n".join(f"    {line}" for line in (check, train, encode))
-    lines = [
-        check,
-        train,
-        f"perturbgen predict {run} --cells {file} --conditions {own('conditions.csv')} "
-        f"--out {own('predictions.parquet')}",
-        f"perturbgen pseudobulk {file} --columns {own('columns.toml')} --out {own('samples.h5ad')}",
-        f"perturbgen de {own('samples.h5ad')} --by cell_type --out {own('de.parquet')}",
-        f"perturbgen score {own('de.parquet')} {own('predictions.parquet')} --rows intersection "
-        f"--genes intersection --out {own('scores')}",
+    predict = f"perturbgen predict {run} --cells {file}"
+    sums = f"perturbgen pseudobulk {file} --columns {own('columns.toml')}"
+    lines = [check, train]
+    if (folder / "unmeasured.csv").exists():
+        wanted = f"--conditions {own('unmeasured.csv')} --out {own('unmeasured.parquet')}"
+        lines.append(f"{predict} {wanted} --plots {own('unmeasured.html')}")
+    lines += [
+        f"{sums} --out {own('samples.h5ad')}",
+        f"perturbgen de {own('samples.h5ad')} --by cell_type --out {own('de.parquet')} "
+        f"--plots {own('de.html')}",
     ]
+    if (folder / "compare.toml").exists():
+        # how good it is, on conditions that were measured and that it has not seen
+        lines.append(f"perturbgen compare {own('compare.toml')} --out {own('comparison')}")
+    else:
+        wanted = f"--conditions {own('conditions.csv')} --out {own('predictions.parquet')}"
+        lines += [
+            f"{predict} {wanted}",
+            f"perturbgen score {own('de.parquet')} {own('predictions.parquet')} "
+            f"--rows intersection --genes intersection --out {own('scores')}",
+        ]
     return "\n".join(f"    {line}" for line in lines)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -26,18 +26,22 @@ from perturbgen.cli.options import (
     found_run,
     write_predictions,
 )
-from perturbgen.core.console import show_table
+from perturbgen.core.console import say, show_table
 from perturbgen.core.errors import ConfigError, SchemaError, shorten
 from perturbgen.core.files import check_output
 
 if TYPE_CHECKING:
     import pandas as pd
+    from anndata import AnnData
 
+    from perturbgen.core.page import Page
     from perturbgen.predict import Prediction, PredictSettings
     from perturbgen.train import TrainedRun
 
 log = logging.getLogger(__name__)
 
+# columns of var in which others keep the names that people use
+_SYMBOLS: Final = ("symbol", "gene_symbol", "gene_symbols", "gene_name", "feature_name")
 _Predictions = Annotated[
     Path,
     typer.Option(help="Output: a parquet file of cell_type, sm_name and a column for each gene."),
@@ -74,6 +78,10 @@ def _predict(
             "\\[default: flavour kaggle for cells with donor, plate and row; else the group and "
             "what tells samples apart]."
         ),
+    ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(help="A page (.html): which genes respond, how often that is right."),
     ] = None,
     calibration_run: Annotated[
         Path | None,
@@ -117,13 +125,14 @@ def _predict(
     """
     from perturbgen.data import read_conditions, validate
     from perturbgen.generate import CellSampler
-    from perturbgen.predict import PredictSettings, read_wanted, vehicle_of
+    from perturbgen.predict import PredictSettings
     from perturbgen.predict import predict as predict_conditions
     from perturbgen.train import load_run
 
-    check_output(out, ".parquet")
-    if calibration_out is not None:
-        check_output(calibration_out, ".parquet")
+    for path in filter(None, (out, calibration_out)):
+        check_output(path, ".parquet")
+    if plots is not None:
+        check_output(plots, ".html", option="--plots")
     if replicates != "auto" and not (replicates.isdigit() and int(replicates)):
         raise ConfigError(
             f"--replicates {replicates!r}", expected="auto, or a whole number from 1 on"
@@ -136,9 +145,8 @@ def _predict(
         "design": design,
         "seed": seed,
     }
-    names = "perturbgen predict --help names the choices"
     # the usual advice is --dry-run, which this command does not have
-    settings = PredictSettings.load(base=asked, fix=names)
+    settings = PredictSettings.load(base=asked, fix="perturbgen predict --help names the choices")
     # Said now, not after minutes of drawing.
     if calibration_out is not None and not settings.calibrates:
         raise ConfigError(
@@ -151,29 +159,68 @@ def _predict(
     wanted = read_conditions(conditions)
     adata = load(cells, columns=columns, layer=layer, vehicle=vehicle, run=trained)
     validate(adata)
-    if estimator is None:
-        settings = settings.feasible(adata.obs, read_wanted(wanted), vehicle=vehicle_of(adata))
+    given = {"asked": estimator is not None, "calibration": calibration_out is not None}
+    settings = _known_estimator(settings, adata, wanted, **given)
     estimator = settings.estimators[0]
-    if calibration_out is not None and not settings.calibrates:
-        raise ConfigError(
-            "--calibration-out: no other compound was measured in a cell type to predict",
-            fix="leave it out",
-        )
     # predict fits its own, once the cells of the wanted conditions are taken out.
     sampler = CellSampler.load(samplers) if samplers else None
     found = predict_conditions(
         trained, adata, wanted, settings, sampler=sampler, calibration_run=other
     )
-    values = found.values[estimator]
-    write_predictions(values, out)
+    write_predictions(found.values[estimator], out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
+    page = _page(found, estimator, other or trained, adata)
+    if plots is not None:
+        page.write(plots)
     row = _prediction_row(found, settings)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
         row |= _withheld_row(trained, withheld, wanted, seed=seed, **read)
-    title = f"wrote {out}: {values.shape[0]} conditions x {values.shape[1]:,} genes"
+    shape = found.values[estimator].shape
+    title = f"wrote {out}: {shape[0]} conditions x {shape[1]:,} genes"
     show_table([row], title=title, as_json=as_json)
+    if not as_json:
+        say(f"{page.answer} No value is a p-value: nothing was measured.")
+
+
+def _known_estimator(
+    settings: PredictSettings,
+    adata: AnnData,
+    wanted: pd.DataFrame,
+    *,
+    asked: bool,
+    calibration: bool,
+) -> PredictSettings:
+    """The settings with an estimator that these cells allow, where none was asked for."""
+    from perturbgen.predict import read_wanted, vehicle_of
+
+    if not asked:
+        settings = settings.feasible(adata.obs, read_wanted(wanted), vehicle=vehicle_of(adata))
+    if calibration and not settings.calibrates:
+        raise ConfigError(
+            "--calibration-out: no other compound was measured in a cell type to predict",
+            fix="leave it out",
+        )
+    return settings
+
+
+def _page(found: Prediction, estimator: str, judge: TrainedRun, cells: AnnData) -> Page:
+    """The page of a prediction; ``judge`` is the run whose measured conditions it is judged by."""
+    import pandas as pd
+
+    from perturbgen.predict import prediction_page, trained_conditions
+
+    calibrated = found.calibrated.get(estimator, pd.DataFrame())
+    seen = trained_conditions(judge, cells.obs)
+    symbols = next((cells.var[name] for name in _SYMBOLS if name in cells.var), None)
+    return prediction_page(
+        found.values[estimator],
+        measured=found.measured,
+        calibrated=calibrated,
+        remembered=int(calibrated.index.isin(seen).sum()),
+        symbols=None if symbols is None else symbols.astype(str).to_dict(),
+    )
 
 
 def _prediction_row(found: Prediction, settings: PredictSettings) -> dict[str, Any]:

@@ -40,6 +40,7 @@ _OPTIONS = {
     _Kind.KAGGLE: ("public",),
     _Kind.CALIBRATION: ("conditions", "fraction"),
 }
+_LISTED = 12  # contrasts, of how many there are
 _NEEDED = {_Kind.LEAVE_OUT: ("column", "value"), _Kind.CALIBRATION: ("conditions",)}
 _CALIBRATION = {"share": 0.5, "validation": 0.1}  # of the known compounds, and of the other cells
 
@@ -320,10 +321,11 @@ def _de(
     started = time.perf_counter()
     table = make_table(adata, backend=backend, device=device, **options)
     title = f"{len(table.conditions)} contrasts in {time.perf_counter() - started:.1f} s"
+    title += f", the strongest {_LISTED} listed" if len(table.conditions) > _LISTED else ""
     few = int((~table.enough(min_cells)).sum())
     title += f"; {few} conditions of fewer than {min_cells} cells are not listed" if few else ""
     if verify is None:
-        rows = table.strongest(12, min_cells=min_cells)
+        rows = table.strongest(_LISTED, min_cells=min_cells)
         show_table(rows, title=title, as_json=as_json)
         if not as_json and any(row.get("slants") for row in rows):
             say(

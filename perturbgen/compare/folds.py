@@ -16,8 +16,9 @@ from perturbgen.core.errors import SchemaError, shorten, suggest
 from perturbgen.core.tables import CONDITION
 from perturbgen.data import KNOWN_IN_TARGETS, Split
 
-_TRAIN = "train"
 log = logging.getLogger(__name__)
+
+_TRAIN = "train"
 
 
 @dataclass(frozen=True, eq=False)

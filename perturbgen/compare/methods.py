@@ -41,7 +41,7 @@ _FITTING: Final = (
     "core/tables.py",
     "data",
     "de",
-    "evaluate/card.py",
+    "evaluate/duplicate.py",
     "evaluate/labels.py",
 )
 _GENERATING: Final = (*_FITTING, "models", "nn", "predict", "generate", "train")
@@ -84,7 +84,8 @@ class Method:
     def make(self, measured: pd.DataFrame) -> Predictor:
         """The Predictor, not fitted yet; ``measured`` is what ground truth shows."""
         if self.trained:
-            return self.trained.predictor(_run_settings(self.name, self.spec))
+            adapt = "estimators" not in self.spec.settings
+            return self.trained.predictor(_run_settings(self.name, self.spec), adapt=adapt)
         if self.spec.predictions:
             return _Tabulated(self.files["predictions"], self.statistic, self.spec)
         given: dict[str, Any] = _smiles_for(self.files)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Self
 
 from pydantic import (
     Field,
@@ -49,7 +49,11 @@ _Level = Annotated[float, Field(gt=0, lt=1)]
 
 
 class TableSettings(Settings):
-    """Where the table is; files are looked for in ``folder``, then in the working directory."""
+    """Where the table is.
+
+    Files are looked for in ``folder`` (without one, beside the configuration), then in the working
+    directory.
+    """
 
     folder: str = Field(
         "", description="folder of the competition's files, for instance a simulated one"
@@ -285,6 +289,15 @@ class CompareSettings(Settings):
     controls: _ControlSettings = _ControlSettings()
     score: ScoreSettings = ScoreSettings()
     report: _ReportSettings = _ReportSettings()
+
+    @classmethod
+    def load(cls, path: str | Path | None = None, **options: Any) -> Self:
+        """As any settings; without a folder of data, files are looked for beside the file."""
+        found = super().load(path, **options)
+        if path is None or found.data.folder:
+            return found
+        data = found.data.model_copy(update={"folder": str(Path(path).parent)})
+        return found.model_copy(update={"data": data})
 
     @field_validator("splits", mode="before")
     @classmethod

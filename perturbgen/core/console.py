@@ -36,15 +36,21 @@ class _Spoken:
     def __init__(self, description: str, total: float | None) -> None:
         self.description, self.total = description, total
         self.began, self.done, self.said = time.monotonic(), 0.0, 0.0
+        self.first: tuple[float, float] | None = None  # when and how far the first step ended
 
     def __call__(self, advance: float = 1) -> None:
         STOP.check()
         self.done += advance
         spent = time.monotonic() - self.began
         waiting = spent < (self.said + _EVERY if self.said else _TRIED)
+        if self.first is None:
+            self.first = spent, self.done
         if waiting or not self.total or not self.done:
             return
-        left = spent * max(0.0, self.total / self.done - 1)
+        each = self._seconds_each(spent)
+        if each is None:
+            return
+        left = each * max(0.0, self.total - self.done)
         if not self.said:
             if spent + left < _LONG:
                 return
@@ -53,6 +59,15 @@ class _Spoken:
             share = min(1.0, self.done / self.total)
             log.info("%s: %.0f%%, about %s left", self.description, 100 * share, duration(left))
         self.said = spent
+
+    def _seconds_each(self, spent: float) -> float | None:
+        """Seconds for each unit of work; None while only the first step is known."""
+        assert self.first is not None
+        began, done = self.first
+        if self.done > done:
+            # the first step waits for imports and compilers: of three minutes it made 41
+            return (spent - began) / (self.done - done)
+        return spent / self.done if spent > _LONG else None
 
 
 @contextmanager

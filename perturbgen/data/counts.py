@@ -76,7 +76,7 @@ def count_problem(
         f"in gene '{genes[column]}'.",
         expected="raw UMI counts (non-negative integers)",
         cause="the matrix was normalised, log-transformed or corrected",
-        fix="pass the raw matrix, or name its layer: --layer counts",
+        fix="pass the raw matrix, or name its layer (--layer); perturbgen init finds it",
     )
 
 

@@ -44,8 +44,13 @@ def de_page(
     a map is drawn.
     """
     info = table.info
-    words = [f"design {info.get('design', '?')}", f"control {info.get('control', '?')}"]
-    words.append(f"{info.get('contrasts', '?')} contrasts")
+    asked = ", ".join(f"{name} = {text}" for name, text in info.get("formulas", {}).items())
+    asked = f"{asked[:300]}{'...' if len(asked) > 300 else ''}; " if asked else ""
+    words = [f"design {info.get('design', '?')}"]
+    words += [] if asked else [f"control {info.get('control', '?')}"]
+    words.append(f"{asked}{info.get('contrasts', '?')} contrasts")
+    if info.get("lfc") is not None:
+        words.append(f"tested beyond a log2 fold change of {info['lfc']:g}")
     words += [word for word in ("robust", "trend", "joint") if info.get(word)]
     summary = f"{len(table.conditions)} conditions, {len(table.genes)} genes; {', '.join(words)}"
     answer = _answer(table, level=level, min_cells=min_cells)

@@ -17,9 +17,10 @@ Five words of this room:
   " (untreated)", generated, to say what the model gets wrong of a cell type.
 """
 
-from perturbgen.predict.calibration import Task, withheld_likelihood
+from perturbgen.predict.calibration import Task, trained_conditions, withheld_likelihood
 from perturbgen.predict.estimators import aligned, average_t, mrrmse, plug_in_t
 from perturbgen.predict.experiment import Estimator, MeasuredExperiment, PredictSettings
+from perturbgen.predict.page import prediction_page, reliability
 from perturbgen.predict.predictor import (
     GenerativePredictor,
     Prediction,

@@ -144,7 +144,8 @@ def _calibration_conditions(
     if set(untrained.get_level_values(0)) == set(kinds):
         return untrained
     log.warning(
-        "%s was trained on the measured conditions of %s: factors fitted on them are too large",
+        "%s was trained on the measured conditions of %s: factors fitted on them are too large "
+        "(--calibration-run names a run that has not seen them; split --kind calibration)",
         run.path,
         shorten(kinds),
     )

@@ -261,12 +261,12 @@ class RunFiles:
                 "or compare on a split that withholds what it has not seen",
             )
 
-    def predictor(self, settings: PredictSettings) -> GenerativePredictor:
-        """The predictor, not fitted yet."""
+    def predictor(self, settings: PredictSettings, *, adapt: bool = False) -> GenerativePredictor:
+        """The predictor, not fitted yet; it may ``adapt`` its estimator to what was measured."""
         run, *others = (load_run(path) for path in self.runs)
         other = others[0] if others else None
         cells = read_h5ad(self.cells, self._column_map())
-        return GenerativePredictor(run, cells, settings, calibration_run=other)
+        return GenerativePredictor(run, cells, settings, calibration_run=other, adapt=adapt)
 
 
 def _run_hash(path: Path) -> str:
@@ -292,7 +292,8 @@ class GenerativePredictor:
     honest in a comparison that withholds rows of its own, for then the model sees the cells of the
     training rows alone. ``cells`` are all measured cells; those of conditions that are not among
     the training rows are never looked at, controls excepted. ``calibration_run`` is that of
-    :func:`perturbgen.predict.predict`.
+    :func:`perturbgen.predict.predict`. With ``adapt`` the estimator is one that needs no measured
+    compound of a cell type, where there is none.
     """
 
     def __init__(
@@ -302,8 +303,10 @@ class GenerativePredictor:
         settings: PredictSettings | None = None,
         *,
         calibration_run: TrainedRun | None = None,
+        adapt: bool = False,
     ) -> None:
         self.model, self.cells, self.calibration_run = model, cells, calibration_run
+        self.adapt = adapt
         self.settings = settings or PredictSettings()
         if len(self.settings.estimators) != 1:
             raise SchemaError(
@@ -343,7 +346,10 @@ class GenerativePredictor:
         if isinstance(conditions, pd.MultiIndex):
             conditions = conditions.to_frame(index=False)
         settings = self.settings.model_copy(update={"seed": self._seed})
+        if self.adapt:
+            asked, vehicle = read_wanted(conditions), vehicle_of(self._cells)
+            settings = settings.feasible(self._cells.obs, asked, vehicle=vehicle)
         found = predict(
             self._run, self._cells, conditions, settings, calibration_run=self.calibration_run
         )
-        return found.values[self.settings.estimators[0]].loc[:, self._genes]
+        return found.values[settings.estimators[0]].loc[:, self._genes]

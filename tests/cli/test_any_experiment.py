@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from anndata import AnnData
+from anndata import read_h5ad as read_raw
 from scipy import sparse
 
 from perturbgen.cli import _run
@@ -16,6 +17,7 @@ from perturbgen.core.tables import read_frame
 from perturbgen.data import read_h5ad
 from perturbgen.data.guess import Guesses
 from perturbgen.data.survey import Survey
+from perturbgen.de import read_de_table
 from tests.conftest import without_pictures
 
 GENES = [f"G{i:02d}" for i in range(40)]
@@ -109,6 +111,10 @@ def walk(file: Path, folder: Path) -> pd.DataFrame:
     both = ["--rows", "intersection", "--genes", "intersection"]
     run("score", table, predicted, *both, "--out", folder / "scores")
     assert (folder / "scores" / "report.html").stat().st_size > 10_000
+    if (folder / "compare.toml").exists():
+        compared = ["--out", folder / "comparison", "--workers", "1"]
+        run("compare", folder / "compare.toml", *compared)
+        assert (folder / "comparison" / "report.html").stat().st_size > 10_000
     return read_frame(predicted)
 
 
@@ -314,6 +320,36 @@ def test_what_init_wrote_is_not_overwritten(
     run(*asked, "--force")
 
 
+def test_the_comparison_that_init_writes_has_the_model_on_what_is_withheld(walked: Path) -> None:
+    scores = pd.read_parquet(walked / "mine" / "comparison" / "scores.parquet")
+    assert {"model", "shrunken_additive"} <= set(scores["method"])
+    wanted = read_frame(walked / "mine" / "conditions.csv").astype(str)
+    found = scores[["cell_type", "compound"]].drop_duplicates().astype(str)
+    assert set(map(tuple, found.to_numpy())) == set(map(tuple, wanted.to_numpy()))
+
+
+def test_what_was_not_measured_is_asked_for_and_shown_on_a_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole = read_raw(tubes(Path("tubes.h5ad")))
+    here = (whole.obs["CellLine"] == 2) & (whole.obs["agent"] == "q") & (whole.obs["conc"] == 5)
+    kept = whole[~here.to_numpy()].copy()
+    kept.write_h5ad("tubes.h5ad")
+    run("init", "tubes.h5ad", "--out", "mine")
+    said = capsys.readouterr().out
+    assert "1 pairs of a cell type and a compound were not measured" in said
+    [line] = [line for line in said.splitlines() if "perturbgen predict" in line]
+    assert read_frame(Path("mine/unmeasured.csv")).astype(str).to_numpy().tolist() == [["2", "q 5"]]
+    sets = [word for text in QUICK for word in ("--set", text)]
+    with without_pictures():
+        run("train", "mine/config.toml", "--runs", "mine/runs", *sets)
+    run(*line.split()[1:], "--replicates", "2")
+    page = Path("mine/unmeasured.html").read_text()
+    assert "q 5" in page
+    assert "to judge by" in page
+
+
 def test_what_a_split_withholds_can_be_evaluated(walked: Path) -> None:
     """Refused before: the run keeps the names of its own cells alone."""
     [made] = (walked / "mine" / "runs").glob("0001-*")
@@ -335,12 +371,40 @@ def test_score_names_both_flags_at_once(walked: Path, capsys: pytest.CaptureFixt
     assert "--rows intersection --genes intersection" in said
 
 
-def test_a_baseline_learns_from_the_table_that_de_wrote(walked: Path) -> None:
+def test_a_baseline_learns_from_the_table_that_de_wrote(
+    walked: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     mine = walked / "mine"
     out = walked / "additive.parquet"
     asked = ["--train", mine / "de.parquet", "--conditions", mine / "conditions.csv"]
     run("baseline", "shrunken_additive", *asked, "--out", out)
-    assert len(read_frame(out)) == len(read_frame(mine / "conditions.csv"))
+    wanted = read_frame(mine / "conditions.csv")
+    assert len(read_frame(out)) == len(wanted)
+    # the table holds what is asked for: a baseline that learnt from it would be remembering
+    assert f"{len(wanted)} of the {len(wanted)} conditions to predict are measured" in caplog.text
+    known = read_de_table(mine / "de.parquet").dropna(axis=1)
+    kept = known.drop(index=list(map(tuple, wanted.astype(str).to_numpy())))
+    kept.reset_index().to_parquet(walked / "kept.parquet")
+    again = walked / "again.parquet"
+    learnt = ["--train", walked / "kept.parquet", "--conditions", mine / "conditions.csv"]
+    run("baseline", "shrunken_additive", *learnt, "--out", again)
+    genes = [name for name in read_frame(again) if name in GENES]
+    np.testing.assert_allclose(read_frame(out)[genes], read_frame(again)[genes], rtol=1e-9)
+
+
+def test_a_misspelt_cell_type_is_told_with_the_one_that_was_meant(
+    walked: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [["kupffer cell", "a"], ["kupffer cell", "b"], ["hepatocyte", "a"]]
+    table = pd.DataFrame(rows, columns=["cell_type", "compound"]).assign(G1=[1.0, 2, 3], G2=1.0)
+    table.to_parquet(walked / "small.parquet")
+    pd.DataFrame([["kupfer cell", "b"]], columns=["cell_type", "compound"]).to_csv(
+        walked / "typo.csv", index=False
+    )
+    asked = ["--train", walked / "small.parquet", "--conditions", walked / "typo.csv"]
+    run("baseline", "compound_mean", *asked, "--out", walked / "typo.parquet")
+    run("baseline", "cell_type_mean", *asked, "--out", walked / "typo.parquet")
+    assert "did you mean 'kupffer cell'?" in caplog.text
 
 
 def test_other_names_of_the_columns_are_scored(walked: Path) -> None:

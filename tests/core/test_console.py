@@ -32,6 +32,21 @@ def test_work_of_more_than_a_minute_is_forecast_and_then_followed(clock, caplog)
     assert len(said) == 1 + 6, "and then every half minute"
 
 
+def test_a_slow_first_step_is_no_forecast(clock, caplog):
+    """A compiler at work in the first of 60 steps made 41 minutes of what took three."""
+    with caplog.at_level(logging.INFO, logger="perturbgen"), progress("drawing", 60) as tick:
+        for seconds in (40, *[2] * 59):
+            clock[0] += seconds
+            tick()
+    assert caplog.records[0].message == "drawing: about 3 min"
+
+
+def test_steps_of_minutes_are_forecast_from_the_first(clock, caplog):
+    with caplog.at_level(logging.INFO, logger="perturbgen"):
+        _work(clock, 3, 100.0)
+    assert caplog.records[0].message == "counting: about 5 min"
+
+
 def test_short_work_and_quiet_work_are_silent(clock, caplog):
     with caplog.at_level(logging.INFO, logger="perturbgen"):
         _work(clock, 100, 0.5)

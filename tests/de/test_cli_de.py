@@ -130,12 +130,15 @@ def test_contrasts_by_formula(
         "gap": (6, 6),
         "mean": (12, 6),
     }
-    assert '"gap"' in page.read_text()
+    html = page.read_text()
+    assert '"gap"' in html
+    assert "gap = Abc - `a b`, mean = (Abc + `a b`)/2 - vehicle; exact contrasts" in html
+    assert "beyond a log2 fold change of 0.2" in html
     experiment, table = case("balanced"), DETable.read(out)
     made = fit(experiment.counts, experiment.obs, design=experiment.formula)
     expected = made.contrasts("Abc - `a b`").treat(0.2)
     np.testing.assert_allclose(table.t.loc["gap"], expected.t.iloc[:, 0])
-    assert table.info["contrasts"]["gap"] == "Abc - `a b`"
+    assert table.info["formulas"]["gap"] == "Abc - `a b`"
     assert table.info["lfc"] == 0.2
 
 
