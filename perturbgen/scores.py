@@ -125,7 +125,7 @@ def score(
     tables = {name: tables[name] for name in order}
     # Of the package alone: what somebody else names by module:Class is a method of theirs.
     ours = [name for name, baseline in fitted.items() if find_baseline(baseline).is_bar]
-    card = scorecard(measured, tables, baselines=ours, seed=seed, **options)
+    card = scorecard(measured, tables, seed=seed, **{"baselines": ours, **options})
     return Scores(card, measured, tables, tuple(_remembered(predictions)))
 
 
