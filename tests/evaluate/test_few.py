@@ -164,10 +164,10 @@ def test_equals_are_level() -> None:
     card = scorecard(truth, {"a": prediction, "b": prediction}, resamples=20)
     assert "a and b are level." in Verdict(card).sentences()
     card = scorecard(truth, {"a": prediction, "b": prediction}, baselines=["b"], resamples=20)
-    said = Verdict(card).sentences()
-    assert said[0].startswith("a and b, the best baseline, are level: headline ")
-    assert "a cannot be told apart on any of" in said[1]
-    assert "a and b are level (" in said[-1]
+    first, *rest = Verdict(card).sentences()
+    assert first.startswith("a and b, the best baseline, are level: headline ")
+    assert "a cannot be told apart on any of" in " ".join(rest)
+    assert "a and b are level (" in " ".join(rest)
 
 
 def test_numbers_of_genes_are_whole() -> None:
