@@ -366,5 +366,6 @@ def _fitted(
     given: dict[str, Any] = {"truth": measured} if "truth" in entry.needs else {}
     if "smiles" in entry.uses and smiles is not None:
         given["smiles"] = smiles
-    model = make(baseline, **given).fit(known, rng=np.random.default_rng(seed))  # type: ignore[arg-type]
+    rng = np.random.default_rng(seed)
+    model = make(baseline, **given).fit(known, rng=rng)  # type: ignore[arg-type]
     return model.predict(measured.index)  # type: ignore[arg-type]
