@@ -125,7 +125,7 @@ def score(
     tables = {name: tables[name] for name in order}
     # Of the package alone: what somebody else names by module:Class is a method of theirs.
     ours = [name for name, baseline in fitted.items() if find_baseline(baseline).is_bar]
-    card = scorecard(measured, tables, baselines=ours, seed=seed, **options)
+    card = scorecard(measured, tables, seed=seed, **{"baselines": ours, **options})
     return Scores(card, measured, tables, tuple(_remembered(predictions)))
 
 
@@ -366,5 +366,6 @@ def _fitted(
     given: dict[str, Any] = {"truth": measured} if "truth" in entry.needs else {}
     if "smiles" in entry.uses and smiles is not None:
         given["smiles"] = smiles
-    model = make(baseline, **given).fit(known, rng=np.random.default_rng(seed))  # type: ignore[arg-type]
+    rng = np.random.default_rng(seed)
+    model = make(baseline, **given).fit(known, rng=rng)  # type: ignore[arg-type]
     return model.predict(measured.index)  # type: ignore[arg-type]

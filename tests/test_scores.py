@@ -169,6 +169,8 @@ def test_what_somebody_else_brings_is_a_method(
     card = pg.score(measured, asked, resamples=5).card
     roles = {name: card.role(name) for name in asked}
     assert roles == {"mine": "method", "additive": "baseline", "table": "method", "top": "method"}
+    card = pg.score(measured, asked, baselines=["mine"], resamples=5).card
+    assert [card.role(name) for name in ("mine", "additive")] == ["baseline", "method"]
 
 
 def test_a_headline_of_an_own_metric_is_computed_and_one_outside_is_told(
