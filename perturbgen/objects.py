@@ -173,7 +173,8 @@ class CellModel:
         withheld measured conditions, on which what is predicted is shrunk; ``settings`` are those
         of ``perturbgen predict``: ``replicates``, ``latent``, ``flavour``, ``seed``.
         """
-        from perturbgen.predict import Estimator, PredictSettings, predict
+        from perturbgen.data import sampled
+        from perturbgen.predict import Estimator, PredictSettings, predict, trained_conditions
 
         chosen = get_args(Estimator) if estimator == "all" else estimator
         several = not isinstance(chosen, str)
@@ -182,6 +183,10 @@ class CellModel:
         other = None if calibration is None else calibration.run
         measured = self._own_cells(cells)
         found = predict(self.run, measured, conditions, asked, calibration_run=other)
+        seen = trained_conditions(self.run, sampled(measured).obs)
+        for table in found.values.values():
+            # a table tells pg.score which of its rows are remembered, not predicted
+            table.attrs["remembered"] = int(table.index.isin(seen).sum())
         return dict(found.values) if several else found.values[asked.estimators[0]]
 
     def save(self, path: str | Path) -> Path:

@@ -49,6 +49,7 @@ class Scores:
     card: Scorecard
     truth: pd.DataFrame
     predictions: Mapping[str, pd.DataFrame]
+    warnings: tuple[str, ...] = ()
 
     @property
     def table(self) -> pd.DataFrame:
@@ -59,7 +60,8 @@ class Scores:
 
     def report(self, path: str | Path, *, title: str = "Scorecard") -> Path:
         """Write the page: who is best, by how much, on which conditions and genes."""
-        return report_page(self.card, self.truth, self.predictions, title=title).write(path)
+        about: dict[str, Any] = {"title": title, "warnings": self.warnings}
+        return report_page(self.card, self.truth, self.predictions, **about).write(path)
 
     def __repr__(self) -> str:
         text = ScorecardText(self.card)
@@ -70,7 +72,7 @@ class Scores:
             for row in rows[:shown]
         ]
         more = [f"  and {len(rows) - shown} more"] if len(rows) > shown else []
-        more += [f"  {note}" for note in text.notes()]
+        more += [f"  {note}" for note in (*text.notes(), *self.warnings)]
         head = f"Scores of {len(rows)} methods on {self.card.scores.shape[1]:,} conditions"
         return "\n".join([f"{head} x {self.truth.shape[1]:,} genes", *lines, *more])
 
@@ -123,8 +125,19 @@ def score(
     tables = {name: tables[name] for name in order}
     # Of the package alone: what somebody else names by module:Class is a method of theirs.
     ours = [name for name, baseline in fitted.items() if find_baseline(baseline).is_bar]
-    card = scorecard(measured, tables, baselines=ours, seed=seed, **options)
-    return Scores(card, measured, tables)
+    card = scorecard(measured, tables, seed=seed, **{"baselines": ours, **options})
+    return Scores(card, measured, tables, tuple(_remembered(predictions)))
+
+
+def _remembered(predictions: Mapping[str, Any]) -> Iterator[str]:
+    """A sentence for each table of a model that was trained on what it predicts."""
+    for name, source in _flat(predictions):
+        n = source.attrs.get("remembered", 0) if isinstance(source, pd.DataFrame) else 0
+        if n:
+            yield (
+                f"{name} was trained on {n} of its {len(source)} conditions: of these its score is "
+                "that of remembering."
+            )
 
 
 def score_cells(
@@ -353,5 +366,6 @@ def _fitted(
     given: dict[str, Any] = {"truth": measured} if "truth" in entry.needs else {}
     if "smiles" in entry.uses and smiles is not None:
         given["smiles"] = smiles
-    model = make(baseline, **given).fit(known, rng=np.random.default_rng(seed))  # type: ignore[arg-type]
+    rng = np.random.default_rng(seed)
+    model = make(baseline, **given).fit(known, rng=rng)  # type: ignore[arg-type]
     return model.predict(measured.index)  # type: ignore[arg-type]

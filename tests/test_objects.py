@@ -83,6 +83,17 @@ def test_de_is_predicted_with_the_settings_of_the_command(
     pd.testing.assert_frame_equal(several["mean_t"], found)
 
 
+def test_what_is_remembered_is_told_beside_its_score(
+    model: pg.CellModel, wanted: pd.DataFrame, tmp_path: Path
+) -> None:
+    found = model.predict_de(wanted, estimator="mean_t", replicates=1)  # trained on all of them
+    assert found.attrs["remembered"] == len(wanted)
+    scores = pg.score(found * 0.5, {"mine": found}, resamples=5)
+    said = f"mine was trained on {len(wanted)} of its {len(wanted)} conditions"
+    assert said in repr(scores)
+    assert said in scores.report(tmp_path / "report.html").read_text()
+
+
 def test_what_is_saved_is_what_is_loaded(
     cells: AnnData, model: pg.CellModel, wanted: pd.DataFrame, tmp_path: Path
 ) -> None:

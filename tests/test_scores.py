@@ -11,6 +11,7 @@ from anndata import AnnData
 
 import perturbgen as pg
 from perturbgen.baselines import make
+from perturbgen.cli import _run
 from perturbgen.core.errors import ConfigError, InputError, SchemaError
 from perturbgen.evaluate import scorecard
 
@@ -168,6 +169,8 @@ def test_what_somebody_else_brings_is_a_method(
     card = pg.score(measured, asked, resamples=5).card
     roles = {name: card.role(name) for name in asked}
     assert roles == {"mine": "method", "additive": "baseline", "table": "method", "top": "method"}
+    card = pg.score(measured, asked, baselines=["mine"], resamples=5).card
+    assert [card.role(name) for name in ("mine", "additive")] == ["baseline", "method"]
 
 
 def test_a_headline_of_an_own_metric_is_computed_and_one_outside_is_told(
@@ -182,7 +185,24 @@ def test_a_headline_of_an_own_metric_is_computed_and_one_outside_is_told(
     assert f"{own} is shown, and not" not in repr(found)
     names = ["mean_rowwise_pearson", own]
     other = pg.score(measured, {"mine": mine, "a": "additive"}, metrics=names, resamples=5)
-    assert f"{own} is shown, and not in the headline, which with it is" in repr(other)
+    assert f'{own} is shown, and not in the headline: headline = ["mean_rowwise_pearson"' in repr(
+        other
+    )
+
+
+def test_the_command_gives_the_intervals_of_the_function(
+    measured: pd.DataFrame, tmp_path: Path
+) -> None:
+    """One resampled compounds, the other conditions: other intervals of the same file and seed."""
+    truth, mine, out = tmp_path / "truth.parquet", tmp_path / "mine.parquet", tmp_path / "out"
+    measured.reset_index().to_parquet(truth)
+    noise = np.random.default_rng(1).normal(size=measured.shape)
+    (measured + noise).reset_index().to_parquet(mine)
+    assert _run(["score", str(truth), f"mine={mine}", "--out", str(out), "--no-report"]) == 0
+    kept, found = pd.read_parquet(out / "scorecard.parquet"), pg.score(truth, {"mine": mine}).card
+    overall = kept[kept["stratum"] == ""].reset_index(drop=True)[found.table.columns]
+    pd.testing.assert_frame_equal(overall, found.table, check_dtype=False)
+    assert found.clusters is not None
 
 
 def test_a_bare_table_needs_a_name(measured: pd.DataFrame, mine: pd.DataFrame) -> None:

@@ -38,6 +38,8 @@ TOML
 perturbgen compare folds.toml --out folds
 
 # %%
+# What perturbgen brings is a baseline, and what you bring (`baseline = "mine:Class"`, a file, a
+# trained run) is a method that has to beat it, unless `[controls] baselines` says otherwise.
 # What was computed is kept. Run it again and nothing is fitted twice; add a method and only that
 # one is.
 cat >> folds.toml <<'TOML'

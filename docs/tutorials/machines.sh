@@ -86,7 +86,7 @@ perturbgen train train.toml --devices 2 --device cpu
 #
 # "Never" is meant as it stands: the code for a GPU is written and has tests (marked `gpu`, which
 # are skipped without one), and no number in the repository comes from one. If it fails for you,
-# `--device cpu` or `--device cpu` goes back to what was run, and we would like to hear of it.
+# `--device cpu` goes back to what was run, and we would like to hear of it.
 #
 # ## The same numbers again
 #

@@ -41,6 +41,8 @@ print(scores)
 # The headline is the mean *share of the way* over a few metrics: 0 is the best negative control
 # (here zeros), 1 the positive control, or a perfect prediction where there is none. In brackets
 # stands an interval of 95 %: conditions are drawn again and again, all of one compound together.
+# Of fewer than five compounds, the conditions are drawn one by one, and of fewer than five
+# conditions there is no interval; the page says so.
 # Two methods whose intervals overlap may still differ; the report compares them pair by pair, on
 # the same conditions.
 #

@@ -64,7 +64,7 @@ def mimic_folds(
     count = min(folds, len(shared))
     if count < 2:
         raise SchemaError(
-            f"{len(shared)} compounds are known "
+            ("1 compound is known " if len(shared) == 1 else f"{len(shared)} compounds are known ")
             + (f"both in {shorten(chosen)} and elsewhere" if chosen else "in two cell types"),
             expected="at least two, to withhold one and learn from the other",
         )

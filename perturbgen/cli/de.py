@@ -22,6 +22,8 @@ log = logging.getLogger(__name__)
 
 # what belongs to a comparison of every level with the control alone
 _ALONE = {"flavour": "--flavour", "joint": "--joint"}
+# what only fits of contrasts by formula know
+_OF_FITS = ("block", "quality", "transform", "sizes")
 
 
 class _Analysis(Settings):
@@ -39,6 +41,10 @@ class _Analysis(Settings):
     normalise: str = "tmm"
     span: Annotated[float, Field(gt=0, le=1)] | Literal["adaptive"] = 0.5
     gene_filter: str | list[str] | None = None
+    block: str | None = None
+    quality: bool = False
+    transform: Literal["voom", "logcpm", "none"] = "voom"
+    sizes: str | None = None
 
 
 def with_analysis(
@@ -47,7 +53,9 @@ def with_analysis(
     """The options where a file has said what the command line did not, the contrasts, ``treat``."""
     told = _Analysis() if path is None else _Analysis.load(path, fix="perturbgen de --help")
     found, unsaid = dict(options), _Analysis()
-    for name in set(_Analysis.model_fields) - {"contrasts", "treat", "standard_errors"}:
+    found |= {name: getattr(told, name) for name in told.changed(_OF_FITS)}
+    elsewhere = {"contrasts", "treat", "standard_errors", *_OF_FITS}
+    for name in set(_Analysis.model_fields) - elsewhere:
         if found[name] in (None, getattr(unsaid, name)):
             found[name] = getattr(told, name) or None
     found["contrasts"] = found["contrasts"] or told.standard_errors
@@ -90,7 +98,7 @@ def make_table(
     from perturbgen.de import flavour_table, limma_table
 
     given = {key: value for key, value in options.items() if value is not None}
-    if wanted or treat is not None:
+    if wanted or treat is not None or not given.keys().isdisjoint(_OF_FITS):
         given |= {"flavour": flavour} if flavour else {}
         return _by_formula(adata, dict(wanted or {}), treat, control, given)
     given["control"] = control or str(adata.uns.get("vehicle", VEHICLE))
@@ -128,7 +136,7 @@ def _by_formula(
     alien = [option for name, option in _ALONE.items() if given.get(name)]
     alien += ["R (--backend r, --verify)"] if given.pop("backend", "native") == "r" else []
     if alien:
-        what = f"{', '.join(alien)} has no contrasts by formula, nor --treat"
+        what = f"{', '.join(alien)} has no contrasts by formula, --treat, {', '.join(_OF_FITS)}"
         raise ConfigError(what, fix="leave it out")
     group = given.pop("group")
     vehicle = control or str(adata.uns.get("vehicle", VEHICLE))
@@ -137,7 +145,7 @@ def _by_formula(
     if not wanted:
         if "{group}" not in given["design"]:
             raise ConfigError(
-                f"the design {given['design']!r} does not say what --treat is to test",
+                f"the design {given['design']!r} does not say what is to be tested",
                 fix="--contrast NAME=FORMULA, or {group} in the design",
             )
         levels = sorted(set(adata.obs[group].astype(str)) - {vehicle}) if group in adata.obs else []

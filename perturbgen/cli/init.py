@@ -121,7 +121,11 @@ def _asked(survey: Survey, guesses: Guesses, given: dict[str, str | None]) -> Gu
         name, guess = found
         say(f"{name} may be {guess.value}: {guess.why}")
         what = "its value" if name == "vehicle" else "its column"
-        answer = typer.prompt(f"Enter if so, or {what}", default=guess.value, show_default=False)
+        try:
+            asked = f"Enter if so, or {what}"
+            answer = typer.prompt(asked, default=guess.value, show_default=False)
+        except typer.Abort:  # Ctrl-C, which every verb answers in the same way
+            raise KeyboardInterrupt from None
         try:
             guesses = type(guesses).of(survey, **{**given, name: answer})
         except SchemaError as error:

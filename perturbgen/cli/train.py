@@ -175,7 +175,7 @@ def _evaluate(
             "\\[default: all of FILE]."
         ),
     ] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 256,
+    samples: Annotated[int, typer.Option(min=1, help="Importance samples a cell.")] = 128,
     out: Annotated[Path | None, typer.Option(help="Output: everything (.json).")] = None,
     plots: Annotated[
         Path | None, typer.Option(help="A page (.html), of real beside generated cells.")

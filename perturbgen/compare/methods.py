@@ -41,7 +41,7 @@ _FITTING: Final = (
     "core/tables.py",
     "data",
     "de",
-    "evaluate/card.py",
+    "evaluate/duplicate.py",
     "evaluate/labels.py",
 )
 _GENERATING: Final = (*_FITTING, "models", "nn", "predict", "generate", "train")

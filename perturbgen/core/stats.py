@@ -2,9 +2,9 @@
 
 Benjamini and Hochberg's adjustment has no home here. scipy's ``false_discovery_control`` makes it
 in ``de.limma``, ``retrieval.evaluator``, ``retrieval.consistency`` and ``images.hits``. In
-``evaluate``, ``card._adjusted_p`` makes it of -log10 p, all rows at once, and ``_significant`` of
-``values`` asks from the logarithms alone which pass a level. ``card`` rounds in another order than
-scipy: one function for both would change a third of the numbers in their last bit.
+``evaluate``, ``duplicate._adjusted_p`` makes it of -log10 p, all rows at once, and ``_significant``
+of ``values`` asks from the logarithms alone which pass a level. The first rounds in another order
+than scipy: one function for both would change a third of the numbers in their last bit.
 """
 
 from __future__ import annotations

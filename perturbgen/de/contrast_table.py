@@ -64,7 +64,9 @@ def contrast_table(
         raise next(iter(problems.values()))
     genes = counts.columns if isinstance(counts, pd.DataFrame) else counts.var_names
     table = _join(parts, by, genes)
-    info = {"design": design, "contrasts": dict(wanted), "by": by, "treat": treat}
+    info = {"design": design, "by": by, "formulas": dict(wanted)}
+    info |= {name: options.get(name) for name in ("group", "control")}
+    info["contrasts"] = options.get("contrasts", "exact")
     return replace(table, info={**table.info, **info})
 
 

@@ -1,8 +1,4 @@
-"""The scorecard: every method on every metric between its controls, with intervals over conditions.
-
-Also the positive control: what repeating the experiment would score, with its noise taken out of
-silent genes.
-"""
+"""The scorecard: every method on every metric between its controls, and how sure that is."""
 
 from __future__ import annotations
 
@@ -14,10 +10,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from perturbgen.core.errors import ConfigError, SchemaError, shorten, suggest
+from perturbgen.core.errors import ConfigError, SchemaError, suggest
 from perturbgen.core.stats import Array, divide, interval, means, resample
 from perturbgen.evaluate.catalogue import HEADLINE, METRICS
-from perturbgen.evaluate.labels import align
 from perturbgen.evaluate.values import Metric
 
 _Role = Literal["method", "baseline", "reference", "negative control", "positive control"]
@@ -148,8 +143,9 @@ class Scorecard:
         # Each panel begins with the seed, so that a stratum is the same alone and among others.
         rng = np.random.default_rng(self.seed)
         counts = resample(values.shape[2], self.resamples, rng, clusters)
-        drawn = values.shape[2] if clusters is None else len(set(clusters))
-        return _Panel(self, values, counts, drawn)
+        units = list(range(values.shape[2])) if clusters is None else clusters
+        codes = {label: code for code, label in enumerate(dict.fromkeys(units))}
+        return _Panel(self, values, counts, np.array([codes[label] for label in units]))
 
     def clusters_of(self, chosen: Array) -> list[Any] | None:
         """What is drawn together of some conditions (conditions,); None where each is drawn alone.
@@ -169,14 +165,19 @@ class _Panel:
     """The numbers of a scorecard over a set of conditions.
 
     ``values`` (methods, metrics, conditions) and how often each condition is drawn, ``counts``
-    (resamples, conditions); ``drawn`` is how many there are to draw from, conditions or clusters.
-    All draws below are (1 + resamples, ...), of which the first are the conditions as they are.
+    (resamples, conditions); those of one number in ``units`` (conditions,) are drawn together. All
+    draws below are (1 + resamples, ...), of which the first are the conditions as they are.
     """
 
     card: Scorecard
     values: Array
     counts: Array
-    drawn: int
+    units: Array
+
+    @property
+    def drawn(self) -> int:
+        """How many there are to draw from, conditions or clusters."""
+        return len(set(self.units.tolist()))
 
     @cached_property
     def draws(self) -> Array:
@@ -272,7 +273,8 @@ class _Panel:
         for i, metric in enumerate(self.card.metrics):
             draws, shares = self.draws[:, :, i], self._shares[:, :, i]
             ranks, negative = bool(self.ranks[i]), self.card.methods[int(self._negative[i])]
-            rows = self._rows(metric.name, draws, int(bars[i]), shares, negative, ranks=ranks)
+            about: dict[str, Any] = {"ranks": ranks, "drawn": self._witnesses(i)}
+            rows = self._rows(metric.name, draws, int(bars[i]), shares, negative, **about)
             shown.append(rows.assign(conditions=np.isfinite(self.values[:, i]).sum(axis=1)))
         return pd.concat(shown, ignore_index=True)
 
@@ -285,16 +287,18 @@ class _Panel:
         negative: str = "",
         *,
         ranks: bool,
+        drawn: int | None = None,
     ) -> pd.DataFrame:
         """Values, intervals and paired differences to the method ``bar``, from draws.
 
         ``shares`` are draws of the share of the dynamic range, by default the same.
         """
-        low, high = self._bounds(draws)
-        share = (draws[0], low, high) if shares is None else (shares[0], *self._bounds(shares))
+        low, high = self._bounds(draws, drawn)
+        shares = draws if shares is None else shares
+        share = shares[0], *self._bounds(shares, drawn)
         # Conditions differ far more than methods do: only differences on the same draws tell.
         difference = draws - draws[:, [bar]]
-        difference_low, difference_high = self._bounds(difference)
+        difference_low, difference_high = self._bounds(difference, drawn)
         return pd.DataFrame(
             {
                 "method": self.card.methods,
@@ -316,55 +320,13 @@ class _Panel:
             }
         )
 
-    def _bounds(self, draws: Array) -> tuple[Array, Array]:
+    def _witnesses(self, metric: int) -> int:
+        """How many that are drawn have a value of a metric."""
+        return len(set(self.units[np.isfinite(self.values[:, metric]).any(axis=0)].tolist()))
+
+    def _bounds(self, draws: Array, drawn: int | None = None) -> tuple[Array, Array]:
         """The interval of draws (1 + resamples, methods); fewer than five things have none."""
-        if self.drawn < FEW:
+        if (self.drawn if drawn is None else drawn) < FEW:
             nothing = np.full(draws.shape[1], np.nan)
             return nothing, nothing
         return interval(draws[1:])
-
-
-def interpolated_duplicate(
-    duplicate: pd.DataFrame,
-    mean: pd.DataFrame | pd.Series | None = None,
-    *,
-    adj_p: pd.DataFrame | None = None,
-) -> pd.DataFrame:
-    """α · duplicate + (1 − α) · mean, gene by gene, α = 1 − adjusted p (after Miller et al. 2025).
-
-    ``duplicate`` is a DE table, signed −log10 p, of replicates that the truth was not made from; as
-    it is, it has noise in the genes that do not respond. The p must be that of a test against what
-    is blended in: the duplicate's own, Benjamini-Hochberg adjusted within the condition, is against
-    the control, whose value is 0. Miller et al. test against all other perturbed cells and blend
-    with their ``mean`` (a value a gene, or conditions x genes): give both, ``mean`` and ``adj_p``.
-    The control's p with the perturbed mean makes all conditions alike where few genes respond.
-    """
-    # On the semi-real experiment the blend with 0 has a discrimination of .82 (the raw duplicate
-    # .83), that with the training mean .64.
-    if mean is None:
-        mean = duplicate * 0.0
-    if isinstance(mean, pd.Series):
-        absent = duplicate.columns[~duplicate.columns.isin(mean.index)]
-        if len(absent):
-            raise SchemaError(f"the mean has no value for {len(absent)} genes: {shorten(absent)}")
-        row = mean.reindex(duplicate.columns).to_numpy(float)
-        mean = pd.DataFrame(np.tile(row, (len(duplicate), 1)), duplicate.index, duplicate.columns)
-    values, middle = align(duplicate, mean, genes="truth", rows="truth", name="the mean")
-    if adj_p is None:
-        p = _adjusted_p(np.abs(values.to_numpy()))
-    else:
-        p = align(values, adj_p, genes="truth", rows="truth", name="adj_p")[1].to_numpy()
-        if ((p < 0) | (p > 1)).any():
-            raise SchemaError("adj_p has values outside 0..1", expected="probabilities")
-    return (1 - p) * values + p * middle
-
-
-def _adjusted_p(strength: Array) -> Array:
-    """Benjamini-Hochberg adjusted p within rows (conditions, genes), from −log10 p."""
-    genes = strength.shape[1]
-    order = np.argsort(-strength, axis=1)
-    scaled = 10.0 ** -np.take_along_axis(strength, order, axis=1) * genes / np.arange(1, genes + 1)
-    least = np.minimum.accumulate(scaled[:, ::-1], axis=1)[:, ::-1]
-    adjusted = np.empty_like(strength)
-    np.put_along_axis(adjusted, order, np.minimum(least, 1), axis=1)
-    return adjusted

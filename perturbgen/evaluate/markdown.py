@@ -97,8 +97,8 @@ class ScorecardText:
         """Metrics of somebody else, who may wonder why theirs ranks nobody."""
         for metric in self.card.metrics:
             if metric.code and metric.name not in self.card.headline:
-                names = ", ".join([*self.card.headline, metric.name])
-                yield f"{metric.name} is shown, and not in the headline, which with it is {names}."
+                named = json.dumps([*self.card.headline, metric.name])
+                yield f"{metric.name} is shown, and not in the headline: headline = {named} has it."
 
     def headline_note(self) -> str:
         """How the headline is made, and what is missing of it."""

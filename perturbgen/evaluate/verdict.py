@@ -87,7 +87,7 @@ class Verdict:
         if named and ranked["baseline"].iloc[0] in (first, second):
             return ""
         value, low, high = self.card.difference(first, second)
-        if value == 0 and not low < 0 < high:
+        if _level(value, low, high):
             return f"{first} and {second} are level."
         sure = _certain(low, high)
         return f"The next, {second}, is {_digits(value)} behind{_interval(low, high)}{sure}."
@@ -110,6 +110,9 @@ class Verdict:
         counted = len(better) + len(worse) + len(open_)
         if not counted:
             return ""
+        if len(open_) == counted:
+            each = f"Beside the best baseline on each metric, {method} cannot be told apart on any"
+            return f"{each} of {counted} metrics."
         text = f"Beside the best baseline on each metric, {method} is better beyond chance on "
         text += f"{len(better)} of {counted} metrics"
         text += f", worse on {_listed(worse)}" if worse else ", worse on none"
@@ -162,7 +165,7 @@ def _who(ranked: pd.DataFrame, card: Scorecard) -> str:
     if mine.method == mine.baseline:
         return f"{mine.method} is best, all that was compared being baselines: {value} {ends}."
     difference = _digits(mine.difference)
-    if mine.difference == 0 and not mine.difference_low < 0 < mine.difference_high:
+    if _level(mine.difference, mine.difference_low, mine.difference_high):
         return f"{mine.method} and {mine.baseline}, {kind}, are level: headline {value} {ends}."
     if mine.difference > 0:
         above = f"{difference} above {mine.baseline}, {kind}"
@@ -182,8 +185,15 @@ def _among(name: str, level: str, ranked: pd.DataFrame) -> str:
     apart = f"{where} {first.method} is best ({_digits(first.value)})"
     if first.method == first.baseline:
         return f"{apart}, which is a baseline" if first.role == "baseline" else apart
+    if _level(first.difference, first.difference_low, first.difference_high):
+        return f"{where} {first.method} and {first.baseline} are level ({_digits(first.value)})"
     sure = _certain(first.difference_low, first.difference_high)
     return f"{apart}, {_digits(first.difference)} above {first.baseline}{sure}"
+
+
+def _level(*numbers: float) -> bool:
+    """Whether a difference and its interval, where there is one, are 0 as they are shown."""
+    return all(pd.isna(number) or abs(number) < 0.0005 for number in numbers)
 
 
 def _certain(low: float, high: float) -> str:

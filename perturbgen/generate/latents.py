@@ -188,7 +188,9 @@ def _latent_points(
     found = [np.zeros((0, model.n_latent), np.float32)]
     for batch in _read_batches(model, encoder, cells, 512):
         if isinstance(model, NBVAE):
-            z, _ = model.propose(batch)(generator)
+            posterior = model.posterior(batch)
+            noise = torch.randn(posterior.mean.shape, generator=generator, device=generator.device)
+            z = posterior.at(noise)
         else:  # the points that a DGD learned are modes: so are those of cells that it never saw
             z = model.encode(batch)
         found.append(z.detach().cpu().numpy())

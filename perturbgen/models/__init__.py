@@ -5,15 +5,8 @@ Each has ``forward(batch, draws)``, which returns the named terms of its objecti
 :mod:`perturbgen.train`.
 """
 
-from perturbgen.models.base import (
-    CellBatch,
-    CountDecoder,
-    CountParameters,
-    LatentModel,
-    Trainable,
-    dense,
-    sizes,
-)
+from perturbgen.models.base import CountDecoder, CountParameters, LatentModel, Trainable
+from perturbgen.models.batch import CellBatch, dense, sizes
 from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.conditions import Conditions, Covariate
 from perturbgen.models.dgd import BETAS, DGD

@@ -8,26 +8,21 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, Self, cast
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from perturbgen.core.errors import MissingDependencyError
+from perturbgen.models.batch import CellBatch, dense, sizes
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.given import CountsGiven, Likelihood
-from perturbgen.nn import (
-    MLP,
-    Dispersion,
-    PredictedDispersion,
-    SparseCounts,
-    nb_log_prob_sparse,
-    scaled_log_mean,
-)
+from perturbgen.models.importance import Proposal, even_normals
+from perturbgen.nn import MLP, Dispersion, PredictedDispersion, nb_log_prob_sparse, scaled_log_mean
 from perturbgen.nn.layers import Draws, Scaling, composition
-from perturbgen.nn.likelihoods import cell_of_each, sample_nb
+from perturbgen.nn.likelihoods import sample_nb
 
 if TYPE_CHECKING:
     from perturbgen.models.blueprint import Blueprint
@@ -59,49 +54,6 @@ class Trainable(nn.Module, ABC):
     def groups(self) -> dict[str, list[nn.Parameter]]:
         """The parameters by kind; each kind has a learning rate of its own."""
         return {"network": list(self.parameters())}
-
-
-class CellBatch(Protocol):
-    """Some cells: their numbers in the store, their counts, their covariates' categories."""
-
-    @property
-    def index(self) -> Tensor:
-        """int64 (cells,)."""
-
-    @property
-    def counts(self) -> SparseCounts:
-        """The non-zeros, (cells, genes)."""
-
-    @property
-    def codes(self) -> Tensor:
-        """int64 (cells, covariates); −1 is a category withheld."""
-
-
-class SparseValues(NamedTuple):
-    """Non-zero values at the places of a batch's counts."""
-
-    values: Tensor
-    columns: Tensor
-    offsets: Tensor
-    n_genes: int
-
-    @classmethod
-    def of(cls, counts: SparseCounts, function: Callable[[Tensor], Tensor]) -> Self:
-        """The counts with a function that keeps zero zero applied to each."""
-        return cls(function(counts.values), counts.columns, counts.offsets, counts.n_genes)
-
-
-def sizes(counts: SparseCounts, scaling: Scaling) -> Tensor:
-    """Each cell's total ("total") or largest ("max") count, (cells,)."""
-    reduction = {"total": "sum", "max": "max"}[scaling]
-    return torch.segment_reduce(counts.values, reduction, offsets=counts.offsets, initial=0)
-
-
-def dense(counts: SparseCounts) -> Tensor:
-    """The counts (cells, genes)."""
-    out = counts.values.new_zeros(len(counts.offsets) - 1, counts.n_genes)
-    out[cell_of_each(counts.offsets, len(counts.values)), counts.columns] = counts.values
-    return out
 
 
 def _pyro() -> Any:
@@ -176,8 +128,8 @@ class CountDecoder(nn.Module):
         ``category`` (cells,) int64 chooses the dispersion where it is per gene and category.
         Features and category of length 1 are those of all cells.
         """
-        hidden = self.activation(self.trunk(z, features))
-        logits = self._logits(hidden, self.shift(features))
+        hidden = self.hidden(z, features)
+        logits = self.genes(hidden, self.shift(features))
         log_mean = scaled_log_mean(logits.float(), size, scaling=self.scaling)
         return CountParameters(log_mean, self._log_r(hidden, category))
 
@@ -185,21 +137,23 @@ class CountDecoder(nn.Module):
         self, z: Tensor, features: Tensor | None, category: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Each gene's share (..., cells, genes) and log r: nothing that needs a size."""
-        hidden = self.activation(self.trunk(z, features))
-        logits = self._logits(hidden, self.shift(features))
+        hidden = self.hidden(z, features)
+        logits = self.genes(hidden, self.shift(features))
         share = composition(logits.float(), scaling=self.scaling)
         return share, self._log_r(hidden, category)
 
-    def logits(self, z: Tensor, features: Tensor | None, shift: Tensor | None) -> Tensor:
-        """Before scaling, (..., cells, genes), given what the features add (:meth:`shift`)."""
-        return self._logits(self.activation(self.trunk(z, features)), shift)
+    def hidden(self, z: Tensor, features: Tensor | None) -> Tensor:
+        """The last hidden layer, (..., cells, hidden)."""
+        return self.activation(self.trunk(z, features))
 
     def shift(self, features: Tensor | None) -> Tensor | None:
         """What conditions add to the logits beside the network, (cells, genes)."""
         return None if self.additive is None or features is None else self.additive(features)
 
-    def _logits(self, hidden: Tensor, shift: Tensor | None) -> Tensor:
-        """Before scaling, (..., cells, genes); conditions that cells share are one more bias."""
+    def genes(self, hidden: Tensor, shift: Tensor | None) -> Tensor:
+        """Of a hidden layer, with what features add (:meth:`shift`): before scaling, (..., cells,
+        genes). Conditions that cells share are one more bias.
+        """
         if shift is None:
             return self.head(hidden)
         # One product less a cell: with 158 conditions the term had cost as much as the layer.
@@ -223,11 +177,6 @@ class CountDecoder(nn.Module):
         self.head.bias.copy_(log_share)
         # Near the mean shares at first, whatever the latent points are.
         self.head.weight.mul_(0.1)
-
-
-# Where the posterior of a batch's latent points is looked for: a call draws z (cells, latent) and
-# gives its log density (cells,).
-Proposal = Callable[[torch.Generator], tuple[Tensor, Tensor]]
 
 
 class LatentModel(Trainable):
@@ -269,8 +218,8 @@ class LatentModel(Trainable):
         return self.encode(batch)
 
     @abstractmethod
-    def propose(self, batch: CellBatch) -> Proposal:
-        """A proposal for importance sampling."""
+    def propose(self, batch: CellBatch, points: Tensor) -> Proposal:
+        """A proposal for importance sampling; ``points`` are what :meth:`encode` gives."""
 
     @abstractmethod
     def prior_log_prob(self, z: Tensor) -> Tensor:
@@ -354,16 +303,25 @@ class LatentModel(Trainable):
         raise NotImplementedError
 
     @torch.no_grad()
-    def log_evidence(self, batch: CellBatch, *, samples: int, generator: torch.Generator) -> Tensor:
+    def log_evidence(
+        self,
+        batch: CellBatch,
+        *,
+        samples: int,
+        generator: torch.Generator,
+        points: Tensor | None = None,
+    ) -> Tensor:
         """Log p(x | c) ≈ log ¹⁄ₛ Σ_s p(x | z_s, c) p(z_s) / q(z_s), z_s ~ q, (cells,).
 
         In expectation it is never above the truth, and approaches it as ``samples`` grow.
+        ``points`` are what :meth:`encode` gives of the batch, where that is known already.
         """
-        proposal, likelihood = self.propose(batch), self.given(batch)
+        points = self.encode(batch) if points is None else points
+        proposal, likelihood = self.propose(batch, points), self.given(batch)
         # Summed as they come: the draws of a batch need no memory for all samples.
         total = torch.full((len(batch.codes),), -torch.inf, device=batch.codes.device)
-        for _ in range(samples):
-            z, log_q = proposal(generator)
+        for noise in even_normals(samples, len(batch.codes), self.n_latent, generator):
+            z, log_q = proposal(noise)
             log_p = likelihood(z) + self.prior_log_prob(z)
             total = torch.logaddexp(total, log_p - log_q)
         return total - math.log(samples)

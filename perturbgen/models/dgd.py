@@ -22,41 +22,20 @@ import torch
 from torch import Tensor, nn
 
 from perturbgen.core.errors import ConfigError
-from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, SparseValues
+from perturbgen.models.base import CountDecoder, LatentModel
+from perturbgen.models.batch import CellBatch
 from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.conditions import Conditions
 from perturbgen.models.given import Likelihood
+from perturbgen.models.importance import Proposal
 from perturbgen.models.newton import Minimum, minimise
 from perturbgen.nn import GaussianMixture
 from perturbgen.nn.layers import Draws
-from perturbgen.nn.likelihoods import HALF_LOG_2PI, cell_of_each
+from perturbgen.nn.likelihoods import HALF_LOG_2PI
 
-_STEP = 0.02  # of the finite differences that give the decoder's slopes
-_WARM = 16  # training cells whose points a search may start from
+_WARM = 4  # training cells whose points a search may start from
 _WIDEN = 1.1  # the standard deviations of a proposal, over those of the curvature at the mode
 BETAS = (0.5, 0.7)  # of Adam for representations: a short memory, as published
-
-
-class _CellRows(NamedTuple):
-    """Some cells of a batch."""
-
-    index: Tensor  # type: ignore[assignment]
-    counts: SparseValues
-    codes: Tensor
-
-    @classmethod
-    def of(cls, batch: CellBatch, rows: Tensor) -> CellBatch:
-        """The cells of a batch in these rows, which rise."""
-        counts, n = batch.counts, len(batch.codes)
-        if len(rows) == n:
-            return batch
-        keep = torch.zeros(n, dtype=torch.bool, device=rows.device)
-        keep[rows] = True
-        own = keep[cell_of_each(counts.offsets, len(counts.values))]
-        lengths = counts.offsets.diff()[rows]
-        offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-        part = SparseValues(counts.values[own], counts.columns[own], offsets, counts.n_genes)
-        return cls(batch.index[rows], part, batch.codes[rows])
 
 
 class _Space(NamedTuple):
@@ -75,6 +54,31 @@ class _Space(NamedTuple):
         if self.covariate is None:
             return self.mixture.log_prob(own)
         return self.mixture.component_log_prob(own).gather(1, codes[:, [self.covariate]])[:, 0]
+
+
+class _Loss(NamedTuple):
+    """−log p(x | z, c) − log p(z) of a batch's points z, a surface to search."""
+
+    model: DGD
+    given: Likelihood
+
+    def slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss (cells,), and its gradient (cells, latent)."""
+        value, slope = self.given.with_slope(z)
+        z = z.detach().requires_grad_()
+        with torch.enable_grad():
+            prior = self.model.prior_log_prob(z)
+            more = torch.autograd.grad(prior.sum(), z)[0]
+        return -(value + prior.detach()), -(slope + more)
+
+    @torch.no_grad()
+    def curvature(self, z: Tensor) -> Tensor:
+        """The Fisher information and the prior's precision, (cells, latent, latent)."""
+        return self.given.information(z) + torch.diag_embed(self.model._prior_precision(z))
+
+    def of(self, keep: Tensor) -> _Loss:
+        """That of some of the cells."""
+        return self._replace(given=self.given.of(keep))
 
 
 class DGD(LatentModel):
@@ -180,25 +184,31 @@ class DGD(LatentModel):
     def infer(
         self, batch: CellBatch, *, starts: int = 2, steps: int = 60, tolerance: float = 0.01
     ) -> Minimum:
-        """Representations of new cells, from the best of some points on.
+        """Representations of new cells: the best that ``starts`` searches find.
 
-        Those are the component means and some training cells' points; where there are several
-        components, the ``starts`` best means are searched from, too. A search (:func:`minimise`)
+        One begins at the best of the component means and some training cells' points, the others
+        at the next best means, or points where there is one mean only. A search (:func:`minimise`)
         ends where ``steps`` are made, or gain less than ``tolerance``.
         """
-        means = self._start_points()
+        means, given = self._start_points(), self.given(batch)
         trained = self.representations.weight.detach()
         some = trained[:: max(1, len(trained) // _WARM)][:_WARM]
-        points, given = torch.cat([means, some]), self.given(batch)
+        points = torch.cat([means, some.unique(dim=0)])
         with torch.no_grad():
             each = (z.expand(len(batch.codes), -1) for z in points)
             losses = torch.stack([-given(z) - self.prior_log_prob(z) for z in each])
-        # The loss has a valley for each component: one mean stands for all where there is one.
-        several = starts if len(means) > 1 else 0
-        more = losses[: len(means)].argsort(dim=0)[:several]
+        first = losses.argmin(dim=0)
+        # Rectifiers make many small valleys, and components large ones: a second search gains
+        # more than any longer one.
+        others = losses.scatter(0, first[None], torch.inf)
+        others = others[: len(means)] if len(means) > 1 else others
+        chosen = [first, *others.argsort(dim=0)[: starts - 1]]
+        surface = _Loss(self, given)
+        # What every search learns on its way it need not know at its start: one curvature does.
+        curvature = surface.curvature(points[first])
         fits = (
-            self._search(points[chosen], batch, steps=steps, tolerance=tolerance)
-            for chosen in (losses.argmin(dim=0), *more)
+            minimise(points[rows], surface, curvature, steps=steps, tolerance=tolerance)
+            for rows in chosen
         )
 
         def better(one: Minimum, other: Minimum) -> Minimum:
@@ -209,25 +219,6 @@ class DGD(LatentModel):
 
         return reduce(better, fits)
 
-    def _search(self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float) -> Minimum:
-        """The least loss of each cell near its point z (cells, latent)."""
-        known: dict[int, Likelihood] = {}
-
-        def given(rows: Tensor) -> Likelihood:
-            if len(rows) not in known:  # rows only ever become fewer
-                known.clear()
-                known[len(rows)] = self.given(_CellRows.of(batch, rows))
-            return known[len(rows)]
-
-        def slope(z: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-            return self._loss_with_slope(z, given(rows))
-
-        @torch.no_grad()
-        def curvature(z: Tensor, rows: Tensor) -> Tensor:
-            return self._information(z, given(rows))
-
-        return minimise(z, slope, curvature, steps=steps, tolerance=tolerance)
-
     def refine(
         self, z: Tensor, batch: CellBatch, *, steps: int, tolerance: float = 0.0, rate: float = 0.05
     ) -> Minimum:
@@ -235,9 +226,9 @@ class DGD(LatentModel):
         z = z.detach().clone().requires_grad_()
         optimiser = torch.optim.Adam([z], lr=rate, betas=BETAS)
         best, least = z.detach().clone(), torch.full((len(z),), torch.inf, device=z.device)
-        before, given = least, self.given(batch)
+        before, surface = least, _Loss(self, self.given(batch))
         for step in range(steps + 1):
-            loss, z.grad = self._loss_with_slope(z, given)
+            loss, z.grad = surface.slope(z)
             improved = loss < least
             best = torch.where(improved[:, None], z.detach(), best)
             least = torch.where(improved, loss, least)
@@ -249,15 +240,6 @@ class DGD(LatentModel):
                 group["lr"] = rate / (1 + step / 20)  # so that the search comes to rest
             optimiser.step()
         return Minimum(best, least, step)
-
-    def _loss_with_slope(self, z: Tensor, given: Likelihood) -> tuple[Tensor, Tensor]:
-        """The loss (cells,), and its gradient (cells, latent)."""
-        value, slope = given.with_slope(z)
-        z = z.detach().requires_grad_()
-        with torch.enable_grad():
-            prior = self.prior_log_prob(z)
-            more = torch.autograd.grad(prior.sum(), z)[0]
-        return -(value + prior.detach()), -(slope + more)
 
     def loss(self, z: Tensor, batch: CellBatch) -> Tensor:
         """−log p(x | z, c) − log p(z), (cells,)."""
@@ -278,34 +260,20 @@ class DGD(LatentModel):
             parts.append(mixture.sample(n, component=named, generator=generator))
         return torch.cat(parts, dim=-1)
 
-    def propose(self, batch: CellBatch) -> Proposal:
+    @torch.no_grad()
+    def propose(self, batch: CellBatch, points: Tensor) -> Proposal:
         """Gaussians around the modes, with the curvature there as precision, a little wider."""
-        mode = self.infer(batch).z
-        with torch.no_grad():
-            precision = self._information(mode, self.given(batch))
-            # A little wider than the curvature says: weights of importance are bounded only where
-            # the proposal's tails are no lighter than the posterior's.
-            factor = torch.linalg.cholesky(precision / _WIDEN**2)  # (cells, latent, latent)
-            log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        precision = _Loss(self, self.given(batch)).curvature(points)
+        # A little wider than the curvature says: weights of importance are bounded only where
+        # the proposal's tails are no lighter than the posterior's.
+        factor = torch.linalg.cholesky(precision / _WIDEN**2)  # (cells, latent, latent)
+        log_scale = factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 
-        def draw(generator: torch.Generator) -> tuple[Tensor, Tensor]:
-            noise = torch.randn(mode.shape, generator=generator, device=mode.device)
+        def draw(noise: Tensor) -> tuple[Tensor, Tensor]:
             step = torch.linalg.solve_triangular(factor.mT, noise[..., None], upper=True)[..., 0]
-            return mode + step, (-0.5 * noise.square() - HALF_LOG_2PI).sum(-1) + log_scale
+            return points + step, (-0.5 * noise.square() - HALF_LOG_2PI).sum(-1) + log_scale
 
         return draw
-
-    def _information(self, z: Tensor, given: Likelihood) -> Tensor:
-        """Σ_g J_g J_gᵀ m_g r_g/(m_g + r_g), the Fisher information, and the prior's precision.
-
-        (cells, latent, latent), positive definite: the curvature of the loss, but for terms whose
-        expectation is zero.
-        """
-        # By finite differences: two decodings a latent dimension, where autograd needs one a gene.
-        steps = _STEP * torch.eye(self.n_latent, device=z.device)
-        slopes = [(given.log_mean(z + e) - given.log_mean(z - e)) / (2 * _STEP) for e in steps]
-        information = given.information(z, torch.stack(slopes, dim=1))
-        return information + torch.diag_embed(self._prior_precision(z))
 
     def _pyro_prior(self, batch: CellBatch) -> Any:
         from pyro import distributions as dist

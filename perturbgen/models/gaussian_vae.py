@@ -13,7 +13,8 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from perturbgen.models.base import CellBatch, CountParameters, SparseValues, dense, sizes
+from perturbgen.models.base import CountParameters
+from perturbgen.models.batch import CellBatch, SparseValues, dense, sizes
 from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.nbvae import NBVAE
 from perturbgen.nn import MLP, gaussian_log_prob

@@ -14,9 +14,11 @@ from typing import Any, Literal, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from perturbgen.models.base import CellBatch, CountDecoder, LatentModel, Proposal, SparseValues
+from perturbgen.models.base import CountDecoder, LatentModel
+from perturbgen.models.batch import CellBatch, SparseValues
 from perturbgen.models.blueprint import Blueprint
 from perturbgen.models.conditions import Conditions
+from perturbgen.models.importance import Proposal
 from perturbgen.nn import MLP
 from perturbgen.nn.layers import Draws
 from perturbgen.nn.likelihoods import HALF_LOG_2PI
@@ -40,9 +42,8 @@ class _Posterior(NamedTuple):
         """KL(q ‖ N(0, I)) = ½ Σ (μ² + σ² − 1 − log σ²), (cells,)."""
         return (0.5 * (self.mean.square() + torch.expm1(2 * self.log_sd)) - self.log_sd).sum(-1)
 
-    def draw(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def draw(self, noise: Tensor) -> tuple[Tensor, Tensor]:
         """z and log q(z | x), a proposal."""
-        noise = torch.randn(self.mean.shape, generator=generator, device=self.mean.device)
         return self.at(noise), (-0.5 * noise.square() - self.log_sd - HALF_LOG_2PI).sum(-1)
 
 
@@ -114,8 +115,8 @@ class NBVAE(LatentModel):
         return self.posterior(batch).mean
 
     @torch.no_grad()
-    def propose(self, batch: CellBatch) -> Proposal:
-        """The posterior."""
+    def propose(self, batch: CellBatch, points: Tensor) -> Proposal:
+        """The posterior, of which ``points`` are the means."""
         return self.posterior(batch).draw
 
     def prior_log_prob(self, z: Tensor) -> Tensor:

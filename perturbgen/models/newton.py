@@ -1,30 +1,31 @@
 """Many small minimisations at once: the latent points of a batch of cells, ten dimensions each.
 
-A few damped Newton steps come near each minimum, whatever the scales of the dimensions are: those
-of a DGD differ by a factor of a thousand. They stop at the kinks that rectifiers make, so gradient
-steps follow, in the metric of the last curvature, in which all directions are alike.
+The steps are those of a quasi-Newton method (BFGS; Nocedal & Wright 2006, algorithm 6.1) from the
+curvature at the start: dimensions of a DGD differ by a factor of a thousand, and a curvature costs
+as much as ten losses, so that one has to do. What every step shows of the curvature is kept, also
+at the kinks that rectifiers make, where Newton's own steps end (Lewis & Overton 2013).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor
 
-# Of points (rows, dimensions) that belong to these rows of the batch: the loss (rows,) and its
-# gradient (rows, dimensions), or its curvature (rows, dimensions, dimensions), positive definite.
-Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-Curvature = Callable[[Tensor, Tensor], Tensor]
+_PATIENCE: Final = 3  # steps in turn without a gain after which a row rests
+_ENOUGH = 1e-4  # of the promised gain: less is a step too long
+_SHORTER = 0.25
 
-_NEWTON: Final = 8  # steps at most
-_KEPT: Final = 3  # steps that a curvature serves: it costs as much as ten of them
-_DAMPING, _LEAST_DAMPING = 1e-3, 1e-6
-# Adam in standard deviations of the point: 0.7 at first, and coming to rest.
-_RATE, _SLOWER, _BETAS = 0.7, 10, (0.9, 0.95)
-_CHECKED: Final = 10  # steps after which a row must have gained something
-_FREE: Final = 20  # the first ones, long as they are, may lose: rows that rested then ended higher
+
+class Surface(Protocol):
+    """A loss of points (rows, dimensions), of each row its own."""
+
+    def slope(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss (rows,) and its gradient (rows, dimensions)."""
+
+    def of(self, keep: Tensor) -> Self:
+        """That of the rows where ``keep``, bool (rows,), says so."""
 
 
 class Minimum(NamedTuple):
@@ -32,72 +33,74 @@ class Minimum(NamedTuple):
 
     z: Tensor  # (rows, dimensions)
     loss: Tensor  # (rows,)
-    steps: int
+    steps: int  # of the row that took most
+
+
+class _Rows(NamedTuple):
+    """The rows that are still going, and what is known of each."""
+
+    number: Tensor  # in the batch
+    z: Tensor
+    loss: Tensor
+    gradient: Tensor
+    inverse: Tensor  # of the curvature, as far as it is known
+    length: Tensor  # of the next step, 1 unless the last was too long
+    idle: Tensor  # steps in turn that gained too little
 
 
 def minimise(
-    start: Tensor, slope: Slope, curvature: Curvature, *, steps: int, tolerance: float
+    start: Tensor, surface: Surface, curvature: Tensor, *, steps: int, tolerance: float
 ) -> Minimum:
-    """From ``start`` (rows, dimensions) down; the best point that each row has seen.
+    """From ``start`` (rows, dimensions) down, ``steps`` at most; no step raises a row's loss.
 
-    At most eight Newton steps and then ``steps`` more; a row rests once ten of them have gained it
-    no more than ``tolerance``.
+    ``curvature`` (rows, dimensions, dimensions), positive definite, is about the second derivative.
+    A row rests once three steps in turn have each gained it less than ``tolerance``, whatever the
+    others do: where a row ends does not depend on its company.
     """
-    near = _newton(start.detach(), slope, curvature, tolerance)
-    return _glide(near, slope, curvature, steps, tolerance)
-
-
-def _newton(start: Tensor, slope: Slope, curvature: Curvature, tolerance: float) -> Minimum:
-    """Steps of the damped Newton method (Levenberg 1944), none of which raises a row's loss."""
-    rows = torch.arange(len(start), device=start.device)
-    z = start.clone()
-    loss, gradient = slope(z, rows)
-    damping, bent, step = torch.full_like(loss, _DAMPING), curvature(z, rows), 0
-    for step in range(1, _NEWTON + 1):
-        ridge = torch.diag_embed(damping[:, None] * bent.diagonal(dim1=-2, dim2=-1))
-        factor = torch.linalg.cholesky(bent + ridge)
-        move = -torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-        if bool((-0.5 * (gradient * move).sum(-1) <= tolerance).all()):  # what the step promises
+    z = start.detach().clone()
+    loss, gradient = surface.slope(z)
+    inverse = torch.cholesky_inverse(torch.linalg.cholesky(curvature))
+    n = torch.arange(len(z), device=z.device)
+    rows = _Rows(n, z, loss, gradient, inverse, torch.ones_like(loss), torch.zeros_like(n))
+    found = Minimum(z.clone(), loss.clone(), 0)
+    for _ in range(steps):
+        rows = _stepped(rows, surface, tolerance)
+        found = found._replace(steps=found.steps + 1)
+        found.z[rows.number], found.loss[rows.number] = rows.z, rows.loss
+        going = rows.idle < _PATIENCE
+        if not bool(going.any()):
             break
-        there, ahead = slope(z + move, rows)
-        lower = there < loss
-        z, loss = torch.where(lower[:, None], z + move, z), torch.where(lower, there, loss)
-        gradient = torch.where(lower[:, None], ahead, gradient)
-        shorter = damping.clamp(min=0.02) * 8
-        damping = torch.where(lower, (damping / 8).clamp(min=_LEAST_DAMPING), shorter)
-        if step % _KEPT == 0:
-            bent = curvature(z, rows)
-    return Minimum(z, loss, step)
+        if not bool(going.all()):
+            rows, surface = _Rows(*(x[going] for x in rows)), surface.of(going)
+    return found
 
 
-def _glide(
-    near: Minimum, slope: Slope, curvature: Curvature, steps: int, tolerance: float
-) -> Minimum:
-    """Adam in the metric of the curvature, on the rows that it still gains something."""
-    best, least = near.z.clone(), near.loss.clone()
-    rows = torch.arange(len(best), device=best.device)
-    z, before = near.z, near.loss
-    factor = torch.linalg.cholesky(curvature(z, rows))
-    mean, square, step = torch.zeros_like(z), torch.zeros_like(z), 0
-    gradient = slope(z, rows)[1] if steps else z
-    for step in range(1, steps + 1):
-        own = torch.linalg.solve_triangular(factor, gradient[..., None], upper=False)[..., 0]
-        mean = mean.lerp(own, 1 - _BETAS[0])
-        square = square.lerp(own.square(), 1 - _BETAS[1])
-        length = (square / (1 - _BETAS[1] ** step)).sqrt() + 1e-8
-        move = mean / (1 - _BETAS[0] ** step) / length * (-_RATE / (1 + (step - 1) / _SLOWER))
-        z = z + torch.linalg.solve_triangular(factor.mT, move[..., None], upper=True)[..., 0]
-        loss, gradient = slope(z, rows)
-        lower = loss < least[rows]
-        best[rows] = torch.where(lower[:, None], z, best[rows])
-        least[rows] = torch.where(lower, loss, least[rows])
-        if step % _CHECKED == 0:
-            going = (before - least[rows] > tolerance) | (step <= _FREE)
-            if not bool(going.any()):
-                break
-            before = least[rows]
-            if 2 * int(going.sum()) < len(going):  # else a smaller batch is not worth its making
-                rows, z, gradient, factor, mean, square, before = (
-                    x[going] for x in (rows, z, gradient, factor, mean, square, before)
-                )
-    return Minimum(best, least, near.steps + step)
+def _stepped(rows: _Rows, surface: Surface, tolerance: float) -> _Rows:
+    """Each row one step further, or where it was with a shorter step ahead."""
+    move = -(rows.inverse @ rows.gradient[..., None])[..., 0] * rows.length[:, None]
+    promise = -(rows.gradient * move).sum(-1)
+    loss, gradient = surface.slope(rows.z + move)
+    lower = loss <= rows.loss - _ENOUGH * promise  # never where it is no number
+    gain = torch.where(lower, rows.loss - loss, 0.0)
+    return _Rows(
+        rows.number,
+        torch.where(lower[:, None], rows.z + move, rows.z),
+        torch.where(lower, loss, rows.loss),
+        torch.where(lower[:, None], gradient, rows.gradient),
+        _learned(rows.inverse, move, gradient - rows.gradient),
+        torch.where(lower, 1.0, rows.length * _SHORTER),
+        torch.where(gain < tolerance, rows.idle + 1, 0),
+    )
+
+
+def _learned(inverse: Tensor, move: Tensor, change: Tensor) -> Tensor:
+    """H' = (I − ρ s yᵀ) H (I − ρ y sᵀ) + ρ s sᵀ, ρ = 1/yᵀs, from a move s that changed the gradient
+    by y; H where the two do not say that the loss bends upwards.
+    """
+    product = (move * change).sum(-1)
+    scale = move.square().sum(-1).sqrt() * change.square().sum(-1).sqrt()
+    upwards = product > 1e-6 * scale
+    rho = torch.where(upwards, 1 / product, 0.0)[:, None, None]
+    s, y = move[..., None], torch.where(upwards[:, None], change, 0.0)[..., None]
+    turn = torch.eye(move.shape[1], device=move.device) - rho * s * y.mT
+    return turn @ inverse @ turn.mT + rho * s * s.mT

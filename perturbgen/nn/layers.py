@@ -124,10 +124,15 @@ def scaled_log_mean(logits: Tensor, size: Tensor, *, scaling: Scaling = "total")
             cause="a column (cells, 1); against a vector it would broadcast to (cells, cells)",
             fix="size.squeeze(-1)",
         )
+    share = log_share(logits, scaling=scaling)
+    return share + size.to(share.dtype).log()[:, None]
+
+
+def log_share(logits: Tensor, *, scaling: Scaling = "total") -> Tensor:
+    """The log of each gene's part of a cell's size, (..., cells, genes)."""
     if scaling not in _SHARES:
         raise ConfigError(f"scaling {scaling!r}", expected=" or ".join(_SHARES))
-    share = _SHARES[scaling](logits)
-    return share + size.to(share.dtype).log()[:, None]
+    return _SHARES[scaling](logits)
 
 
 def composition(logits: Tensor, *, scaling: Scaling = "total") -> Tensor:

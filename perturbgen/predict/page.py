@@ -99,15 +99,19 @@ def _answer(shares: pd.DataFrame | None, conditions: int) -> str:
     told = shares[shares["responds"].notna()]
     if told.empty:
         return (
-            f"In the {conditions} measured conditions to judge by, no more than a few genes are "
+            f"In the {_counted(conditions)} to judge by, no more than a few genes are "
             "predicted to respond: a response as small cannot be told from none."
         )
     least, row = told.index[-1], told.iloc[-1]
     return (
         f"Of genes predicted beyond ±{least:g}, {_share(row['responds'])} did respond in "
-        f"{conditions} measured conditions to judge by, and {_share(row['right_way'])} went the "
+        f"{_counted(conditions)} to judge by, and {_share(row['right_way'])} went the "
         "predicted way."
     )
+
+
+def _counted(conditions: int) -> str:
+    return "one measured condition" if conditions == 1 else f"{conditions} measured conditions"
 
 
 def _share(value: float) -> str:
@@ -124,6 +128,7 @@ def _genes(
     values: pd.DataFrame, shares: pd.DataFrame | None, symbols: Mapping[str, str]
 ) -> list[dict[str, Any]]:
     records = []
+    told = None if shares is None else shares[shares["right_way"].notna()]
     for label, row in values.iterrows():
         assert isinstance(label, tuple)
         strongest = row.abs().sort_values(ascending=False, kind="stable").index[:_GENES]
@@ -134,8 +139,9 @@ def _genes(
             if symbols:
                 record["symbol"] = symbols.get(str(gene), "")
             record |= {"direction": "up" if value > 0 else "down", "predicted": round(value, 2)}
-            if shares is not None:
-                at = shares[shares.index <= abs(value)]
+            if told is not None:
+                # of the strongest ones that there were enough of to count
+                at = told[told.index <= abs(value)]
                 sure = at.iloc[-1] if len(at) else None
                 record["right way"] = "" if sure is None else _share(sure["right_way"])
                 record["responds"] = "" if sure is None else _share(sure["responds"])

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from perturbgen.models.base import CellBatch, Trainable
+    from perturbgen.models.base import Trainable
+    from perturbgen.models.batch import CellBatch
 
 # Numbers of a model on samples that it is not trained on; of "objective" less is better.
 Judge = Callable[["Trainable"], dict[str, float]]

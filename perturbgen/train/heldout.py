@@ -54,7 +54,11 @@ class CellJudge:
 
         keep_freed_memory(_KEPT)
         run, store, conditions = self.run, self._placed, list(self.run.settings.conditions)
-        likelihood = {**self.likelihood(samples=samples, seed=seed), "samples": samples}
+        latents = self.latents()
+        likelihood = {
+            **self.likelihood(samples=samples, seed=seed, points=latents),
+            "samples": samples,
+        }
         real = isinstance(run.model, GaussianVAE)
         likelihood["of"] = "normalised data" if real else "counts"
         # Of some cells: the counts of all, made dense, would fill the memory.
@@ -67,7 +71,7 @@ class CellJudge:
             "run": str(run.path),
             "likelihood": likelihood,
             "predictive": row,
-            "probes": probe_rows(self.latents(), store.obs[conditions], seed=seed),
+            "probes": probe_rows(latents, store.obs[conditions], seed=seed),
         }
 
     def latents(self, *, batch_size: int = 256) -> np.ndarray:
@@ -75,21 +79,31 @@ class CellJudge:
         keep_freed_memory(_KEPT)  # a decoding's arrays are wanted again at once
         return _encoded(self.run.model, self._batches("encoding", batch_size))
 
-    def log_likelihoods(self, *, samples: int, seed: int, batch_size: int = 128) -> np.ndarray:
-        """Log p(x | c) of every cell, (cells,), in nats, by importance sampling."""
+    def log_likelihoods(
+        self, *, samples: int, seed: int, batch_size: int = 256, points: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Log p(x | c) of every cell, (cells,), in nats, by importance sampling.
+
+        ``points`` are the cells' latent points where they are known: those of a DGD are a search.
+        """
         import torch
 
         model = self.run.model
-        generator = torch.Generator(next(model.parameters()).device).manual_seed(seed)
-        parts = [
-            model.log_evidence(batch, samples=samples, generator=generator)
-            for batch in self._batches("likelihood", batch_size)
-        ]
-        return np.concatenate([part.cpu().numpy() for part in parts])
+        device = next(model.parameters()).device
+        generator = torch.Generator(device).manual_seed(seed)
+        parts = []
+        for batch in self._batches("likelihood", batch_size):
+            own = None if points is None else points[batch.index.cpu().numpy()]
+            z = None if own is None else torch.from_numpy(own).to(device)
+            found = model.log_evidence(batch, samples=samples, generator=generator, points=z)
+            parts.append(found.cpu().numpy())
+        return np.concatenate(parts)
 
-    def likelihood(self, *, samples: int, seed: int) -> dict[str, Any]:
+    def likelihood(
+        self, *, samples: int, seed: int, points: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """Mean negative log-likelihood, nats per gene and cell, and its error over cells."""
-        nll = -self.log_likelihoods(samples=samples, seed=seed) / self.store.n_genes
+        nll = -self.log_likelihoods(samples=samples, seed=seed, points=points) / self.store.n_genes
         error = float(nll.std(ddof=1) / np.sqrt(len(nll))) if len(nll) > 1 else float("nan")
         return {"cells": len(nll), "nll_per_gene": float(nll.mean()), "standard_error": error}
 

@@ -365,13 +365,14 @@ def launch(
     training = fit_machine(training, accelerator=accelerator, ranks=devices)
     torch.set_num_threads(training.threads or 1)
     try:
-        fabric = Fabric(
-            accelerator=accelerator,
-            devices=devices,
-            num_nodes=num_nodes,
-            precision=cast("Any", training.precision),
-            strategy="ddp" if ranks > 1 else "auto",
-        )
+        with _precision_unsaid():
+            fabric = Fabric(
+                accelerator=accelerator,
+                devices=devices,
+                num_nodes=num_nodes,
+                precision=cast("Any", training.precision),
+                strategy="ddp" if ranks > 1 else "auto",
+            )
     except (ValueError, RuntimeError, ModuleNotFoundError) as error:
         raise ConfigError(f"--device {accelerator} --devices {devices}: {error}") from None
     if fabric.device.type == "cpu" and devices > cores():
@@ -385,6 +386,21 @@ def launch(
     if not fabric.is_global_zero:  # the first process speaks for all
         logging.getLogger("perturbgen").setLevel(logging.ERROR)
     return fabric
+
+
+@contextmanager
+def _precision_unsaid() -> Iterator[None]:
+    """Without Lightning's own word on the precision: ours was said, with the reason for it."""
+    about = logging.getLogger("lightning_fabric.utilities.rank_zero")
+
+    def other(record: logging.LogRecord) -> bool:
+        return "Automatic Mixed Precision" not in record.getMessage()
+
+    about.addFilter(other)
+    try:
+        yield
+    finally:
+        about.removeFilter(other)
 
 
 def require_unseen(

@@ -104,7 +104,7 @@ def test_one_compound_cannot_be_divided_but_its_cell_types_can(
 ) -> None:
     one = full[full.index.get_level_values("compound") == "drug 0"]
     write_flat(one, folder / "de_train.parquet")
-    with pytest.raises(SchemaError, match="1 compounds are known in two cell types") as error:
+    with pytest.raises(SchemaError, match="1 compound is known in two cell types") as error:
         run(data={"folder": str(folder)}, splits={"compounds": {}})
     assert 'kind = "cell_types"' in str(error.value)
 

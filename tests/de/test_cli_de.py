@@ -41,7 +41,8 @@ def test_a_table_and_a_page(
     assert table.t.shape == (5, 300)
     html = page.read_text()
     assert "Mean and variance" in html
-    assert html.count("<figure>") == 1  # the trend; conditions are drawn when they are chosen
+    # the trend and the samples; conditions are drawn when they are chosen
+    assert html.count("<figure>") == 2
     assert html.count('class="plot" role="img"') == 2
 
 
@@ -90,7 +91,7 @@ def test_verify(pseudobulk: Path, rscript: str, capsys: pytest.CaptureFixture[st
         ([*DESIGN, "--contrast", "Abc - vehicle", "--flavour", "op3"], "--flavour has no"),
         ([*DESIGN, "--contrast", "Abc - vehicle", "--verify", "60"], "R (--backend r, --verify)"),
         ([*DESIGN, "--treat", "-1"], "lfc=-1.0"),
-        (["--design", "~ compound", "--treat", "1"], "does not say what --treat is to test"),
+        (["--design", "~ compound", "--treat", "1"], "does not say what is to be tested"),
     ],
 )
 def test_mistakes_end_in_exit_code_2(
@@ -129,12 +130,15 @@ def test_contrasts_by_formula(
         "gap": (6, 6),
         "mean": (12, 6),
     }
-    assert '"gap"' in page.read_text()
+    html = page.read_text()
+    assert '"gap"' in html
+    assert "gap = Abc - `a b`, mean = (Abc + `a b`)/2 - vehicle; exact contrasts" in html
+    assert "beyond a log2 fold change of 0.2" in html
     experiment, table = case("balanced"), DETable.read(out)
     made = fit(experiment.counts, experiment.obs, design=experiment.formula)
     expected = made.contrasts("Abc - `a b`").treat(0.2)
     np.testing.assert_allclose(table.t.loc["gap"], expected.t.iloc[:, 0])
-    assert table.info["contrasts"]["gap"] == "Abc - `a b`"
+    assert table.info["formulas"]["gap"] == "Abc - `a b`"
     assert table.info["lfc"] == 0.2
 
 
@@ -157,6 +161,18 @@ def test_a_toml_says_it_all_and_the_command_line_goes_over_it(
     again = [*command, "--design", "~0 + {group}", "--contrast", "plates=`B-12` - `10`"]
     assert _run(again) == 0
     assert DETable.read(out).info["design"] == "~0 + {group}"
+
+
+def test_a_toml_may_ask_for_blocks_and_sample_quality(pseudobulk: Path, tmp_path: Path) -> None:
+    config, out = tmp_path / "de.toml", tmp_path / "de.parquet"
+    config.write_text('design = "~0 + {group}"\nblock = "donor"\nquality = true\n')
+    assert _run(["-q", "de", str(pseudobulk), "--analysis", str(config), "--out", str(out)]) == 0
+    experiment, table = case("balanced"), DETable.read(out)
+    options = {"design": "~0 + compound", "block": "donor", "quality": True}
+    made = fit(experiment.counts, experiment.obs, **options)
+    expected = made.contrasts("`B-12` - vehicle").ebayes()
+    np.testing.assert_allclose(table.t.loc["B-12"], expected.t.iloc[:, 0], rtol=1e-6)
+    assert list(table.conditions.index) == ["10", "Abc", "B-12", "a b", "x(1)"]
 
 
 def test_treat_alone_tests_every_level_beyond_it(pseudobulk: Path, tmp_path: Path) -> None:

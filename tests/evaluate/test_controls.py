@@ -7,7 +7,7 @@ import scipy.stats
 
 from perturbgen.core.errors import SchemaError
 from perturbgen.evaluate import interpolated_duplicate, score, scorecard
-from perturbgen.evaluate.card import _adjusted_p
+from perturbgen.evaluate.duplicate import _adjusted_p
 from tests.evaluate.tables import frame
 
 

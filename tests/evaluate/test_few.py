@@ -113,6 +113,7 @@ def test_a_metric_that_knows_few_conditions_is_no_part_of_the_headline() -> None
     assert "Conditions told apart ↑, on 4 of 12 conditions" in text.markdown()
     row = card.table.set_index(["method", "metric"]).loc[("mine", "perturbation_discrimination")]
     assert row["conditions"] == 4
+    assert np.isnan(row["low"]), "four values have no interval, among twelve conditions either"
 
 
 def test_a_metric_of_half_of_the_conditions_counts_and_their_number_is_shown() -> None:
@@ -162,6 +163,11 @@ def test_equals_are_level() -> None:
     truth, prediction = table_of(2, 6)
     card = scorecard(truth, {"a": prediction, "b": prediction}, resamples=20)
     assert "a and b are level." in Verdict(card).sentences()
+    card = scorecard(truth, {"a": prediction, "b": prediction}, baselines=["b"], resamples=20)
+    first, *rest = Verdict(card).sentences()
+    assert first.startswith("a and b, the best baseline, are level: headline ")
+    assert "a cannot be told apart on any of" in " ".join(rest)
+    assert "a and b are level (" in " ".join(rest)
 
 
 def test_numbers_of_genes_are_whole() -> None:

@@ -159,12 +159,8 @@ class Own(LatentModel):
     def encode(self, batch):
         return self.encoder(dense(batch.counts).log1p())
 
-    def propose(self, batch):
-        z = self.encode(batch)
-        def draw(generator):
-            noise = torch.randn(z.shape, generator=generator)
-            return z + noise, self.prior_log_prob(noise)
-        return draw
+    def propose(self, batch, points):
+        return lambda noise: (points + noise, self.prior_log_prob(noise))
 
     def prior_log_prob(self, z):
         return torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(-1)

@@ -4,7 +4,7 @@ import torch
 from scipy.stats import norm
 
 from perturbgen.models import Draws, GaussianVAE
-from perturbgen.models.base import dense
+from perturbgen.models.batch import dense
 from perturbgen.models.gaussian_vae import GaussianDecoder
 from tests.models.conftest import N_GENES
 

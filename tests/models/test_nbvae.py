@@ -3,7 +3,7 @@ import torch
 from scipy.stats import multivariate_normal, nbinom
 
 from perturbgen.models import NBVAE, Draws
-from perturbgen.models.base import SparseValues, dense
+from perturbgen.models.batch import SparseValues, dense
 from tests.models.conftest import decoder
 
 

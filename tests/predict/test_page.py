@@ -44,7 +44,7 @@ def test_the_page_says_which_genes_and_how_sure(
     names = {gene: f"SYMBOL{k}" for k, gene in enumerate(GENES)}
     page = prediction_page(values, **given, remembered=0, symbols=names)
     text = page.write(tmp_path / "page.html").read_text()
-    assert "Of genes predicted beyond ±3, 60% did respond in 1 measured conditions" in text
+    assert "Of genes predicted beyond ±3, 60% did respond in one measured condition" in text
     assert "no p-value" in text
     assert "SYMBOL199" in text
     assert "trained on" not in text

@@ -9,6 +9,7 @@ import pytest
 from perturbgen.core.errors import ConfigError
 from perturbgen.train import RunSettings, train, train_once
 from perturbgen.train.automatic import fit_length, fit_machine, say_precision
+from perturbgen.train.run import launch
 from perturbgen.train.settings import LoopSettings, LoopTraining
 
 pytestmark = pytest.mark.usefixtures("no_pictures")
@@ -112,6 +113,25 @@ def test_a_precision_that_is_slow_here_is_said(monkeypatch, caplog):
     monkeypatch.setattr("perturbgen.train.automatic.fast_bf16", lambda _: (False, "no silicon"))
     say_precision(LoopTraining(precision="bf16-mixed", threads=1), accelerator="cpu")
     assert "no silicon" in caplog.text
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_lightning_does_not_say_the_precision_a_second_time(precision):
+    said: list[str] = []
+
+    class Heard(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            said.append(record.getMessage())
+
+    about = logging.getLogger("lightning_fabric.utilities.rank_zero")
+    heard = Heard()
+    about.addHandler(heard)
+    try:
+        launch(LoopTraining(precision=precision, threads=1), accelerator="cpu")
+        about.warning("a word of Lightning's about anything else")
+    finally:
+        about.removeHandler(heard)
+    assert said == ["a word of Lightning's about anything else"]
 
 
 def test_a_run_whose_length_was_left_to_us_is_taken_again(settings, tmp_path: Path):
