@@ -197,13 +197,13 @@ def _config(
         "",
         "[model.decoder]",
         "hidden = [128]",
-        "additive = true  # without it, a small model may ignore the conditions",
+        "additive = true  # conditions also act on each gene directly",
         "",
         "[training]",
         f"epochs = {epochs}  # {survey.n_cells:,} cells",
         "",
         "[annealing]",
-        f"warmup = {max(1, epochs // 5)}",
+        "warmup = 0  # a latent space that fills first learns what the conditions say",
     ]
     return "\n".join(lines) + "\n"
 

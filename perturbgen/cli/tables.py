@@ -337,7 +337,7 @@ def _de(
     if plots is not None:
         from perturbgen.de.plots import de_page
 
-        de_page(table, min_cells=min_cells).write(plots)
+        de_page(table, min_cells=min_cells, samples=adata).write(plots)
     if not as_json:
         for path in filter(None, (out, plots)):
             say(f"wrote {path}")

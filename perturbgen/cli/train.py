@@ -214,7 +214,7 @@ def _evaluate(
         log.warning(
             "generated cells of different conditions differ %.2g times as much as real ones: the "
             "model hardly uses its conditions, and predictions of them will be weak. A way out is "
-            '[model.decoder] additive = true, or more epochs, or kind = "dgd"',
+            'annealing.warmup = 0, training.learning_rate = 5e-3, more epochs, or kind = "dgd"',
             ratio,
         )
     if as_json:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from perturbgen.core.page import PALETTE, Page
+from perturbgen.de.sample_map import sample_figure
 from perturbgen.de.table import SLANT, DETable
 
 if TYPE_CHECKING:
+    from anndata import AnnData
     from plotly.graph_objects import Figure
 
     from perturbgen.de.voom import MeanVariance
@@ -28,12 +30,18 @@ _UNTESTED: Final = 65535
 
 
 def de_page(
-    table: DETable, *, level: float = 0.05, min_cells: int = 10, budget: int = _BUDGET
+    table: DETable,
+    *,
+    level: float = 0.05,
+    min_cells: int = 10,
+    budget: int = _BUDGET,
+    samples: AnnData | None = None,
 ) -> Page:
     """What was tested and found; any condition and any gene can be looked up.
 
     Conditions of fewer than ``min_cells`` cells are left out of lists until the reader lowers the
-    limit. ``budget`` limits the bytes of what is drawn of conditions.
+    limit. ``budget`` limits the bytes of what is drawn of conditions. Of the counts of ``samples``
+    a map is drawn.
     """
     info = table.info
     asked = ", ".join(f"{name} = {text}" for name, text in info.get("formulas", {}).items())
@@ -65,6 +73,10 @@ def de_page(
         page.section("Mean and variance", caption)
         caption = "Higher counts vary less; a trend that falls towards the left means sparse genes."
         page.figure(_trend_plots(table.mean_variance), caption)
+    if samples is not None and samples.n_obs > 2 and samples.n_vars > 2:
+        figure, caption = sample_figure(samples, info)
+        page.section("Samples", "Replicates should lie together; one that stands out is looked at.")
+        page.figure(figure, caption)
     palette = ",".join(f'"{colour}"' for colour in PALETTE)
     data = Page.json(_payload(table, level=level, min_cells=min_cells, budget=budget))
     page.block(

@@ -244,7 +244,12 @@ def _reml(
             log.warning("sample weights: the tolerance cannot be reached, stopped at %.2g", before)
             return w
         before = gain
-        w = w * np.exp(-step)
+        with np.errstate(over="ignore"):
+            moved = w * np.exp(-step)
+        if not np.isfinite(moved).all():
+            log.warning("sample weights diverge, stopped at %.2g", gain)
+            return w
+        w = moved
         if gain < tolerance:
             return w
     log.warning("sample weights have not converged in %d iterations", iterations)

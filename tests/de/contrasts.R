@@ -47,7 +47,7 @@ describe <- function(folder, formula_text) {
   X <- design[, !is.na(fit$coefficients[1, ])]
   C <- wanted[colnames(X), c(1, 2, 4), drop = FALSE]
   s2 <- suppressWarnings(eBayes(fit))$s2.post
-  exact <- t(vapply(seq_len(nrow(counts)), function(g) {
+  exact <- t(vapply(seq(nrow(counts), by = -1, length.out = min(nrow(counts), 1000)), function(g) {
     V <- solve(crossprod(X, X * v$weights[g, ]))
     b <- crossprod(C, V %*% crossprod(X, v$weights[g, ] * v$E[g, ]))
     S <- crossprod(C, V %*% C)

@@ -41,7 +41,8 @@ def test_a_table_and_a_page(
     assert table.t.shape == (5, 300)
     html = page.read_text()
     assert "Mean and variance" in html
-    assert html.count("<figure>") == 1  # the trend; conditions are drawn when they are chosen
+    # the trend and the samples; conditions are drawn when they are chosen
+    assert html.count("<figure>") == 2
     assert html.count('class="plot" role="img"') == 2
 
 

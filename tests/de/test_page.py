@@ -8,12 +8,14 @@ import re
 from dataclasses import replace
 from typing import Any
 
+import anndata
 import numpy as np
 import pandas as pd
 import pytest
 
-from perturbgen.de import DETable, limma_table
+from perturbgen.de import DETable, limma_table, log_cpm, mds, tmm_factors
 from perturbgen.de.plots import _clouds, de_page
+from perturbgen.de.sample_map import sample_figure
 from perturbgen.de.table import SLANT
 from tests.de.cases import case
 
@@ -135,3 +137,31 @@ def test_ids_of_a_page_are_not_given_twice() -> None:
     html = de_page(with_cells()).html()
     ids = re.findall(r' id="([^"]+)"', re.sub(r"<script.*?</script>", "", html, flags=re.S))
     assert len(ids) == len(set(ids))
+
+
+def test_samples_are_drawn_by_their_leading_fold_changes() -> None:
+    experiment = case("balanced")
+    counts = anndata.AnnData(experiment.counts, experiment.obs)
+    figure, caption = sample_figure(counts, sums().info)
+    assert "each pair's own" in caption
+    assert {trace.name for trace in figure.data} == set(experiment.obs["compound"])
+    expected = mds(log_cpm(experiment.counts, norm_factors=tmm_factors(experiment.counts)))
+    drawn = {
+        text.partition(":")[0]: x
+        for trace in figure.data
+        for text, x in zip(trace.text, trace.x, strict=True)
+    }
+    assert drawn == pytest.approx(expected.coordinates["dim1"].to_dict())
+    html = de_page(sums(), samples=counts).html()
+    assert "one that stands out is looked at" in html
+    assert "one that stands out is looked at" not in de_page(sums()).html()
+
+
+def test_many_samples_are_drawn_by_common_genes_and_many_levels_by_the_control() -> None:
+    rng = np.random.default_rng(0)
+    obs = pd.DataFrame({"compound": [f"c{i // 3}" for i in range(150)]})
+    obs.index = [f"s{i}" for i in range(150)]
+    counts = anndata.AnnData(rng.poisson(20, (150, 40)).astype(float), obs)
+    figure, caption = sample_figure(counts, {"group": "compound", "control": "c0"})
+    assert "vary most" in caption
+    assert {trace.name for trace in figure.data} == {"c0", "others"}
