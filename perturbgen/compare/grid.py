@@ -180,9 +180,10 @@ class Job:
         found = {"values": table.loc[test.index, test.columns].to_numpy(np.float32)}
         wrong = ~np.isfinite(found["values"])
         if wrong.any():
+            rows = int(wrong.any(axis=1).sum())
             raise SchemaError(
                 f"{self.method.name} predicts {int(wrong.sum())} values that are missing or "
-                f"infinite, the first {place(wrong, test)}",
+                f"infinite, in {rows} of {len(wrong)} rows, the first {place(wrong, test)}",
                 expected="a finite number for every condition and gene",
             )
         if self.method.intervals and isinstance(predictor, Baseline):

@@ -470,3 +470,38 @@ def test_what_samplers_will_refuse_is_known_before_training() -> None:
     assert sample_problem(mixed) == "cells of well 'A1' on plate 'p' differ in 'compound'"
     assert sample_problem(obs[:1]) == "all cells are of one sample, and of one type"
     assert sample_problem(obs.drop(columns="compound")) == ""
+
+
+@pytest.mark.data
+@pytest.mark.slow
+def test_ignored_conditions_are_told_and_the_way_out_is_one(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On Kang's cells: a long warm-up fills the latent space with what the conditions say."""
+    file = real_data / "counts" / "kang_ifnb.h5ad"
+    run("init", file, "--out", tmp_path / "kang")
+    config, runs = tmp_path / "kang" / "config.toml", tmp_path / "runs"
+    said, ratio = {}, {}
+    settings = {
+        "ignoring": ["training.epochs=20", "annealing.warmup=5"],
+        "helped": ["training.epochs=40", "training.learning_rate=5e-3"],
+    }
+    for name, own in settings.items():
+        sets = [
+            word
+            for text in [*own, f"name={name}", "training.threads=1"]
+            for word in ("--set", text)
+        ]
+        with without_pictures():
+            run("train", config, "--runs", runs, *sets)
+        out = tmp_path / f"{name}.json"
+        capsys.readouterr()
+        run("evaluate", runs / f"latest-{name}", file, "--samples", "2", "--out", out)
+        said[name] = " ".join(capsys.readouterr().err.split())
+        ratio[name] = json.loads(out.read_text())["predictive"][
+            "between_conditions_generated_over_real"
+        ]
+    assert ratio["ignoring"] < 0.3 < 0.4 < ratio["helped"]
+    assert "the model hardly uses its conditions" in said["ignoring"]
+    assert "annealing.warmup = 0, training.learning_rate = 5e-3" in said["ignoring"]
+    assert "hardly uses" not in said["helped"]

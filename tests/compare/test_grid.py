@@ -134,7 +134,7 @@ def test_a_method_that_fails_is_named_and_the_rest_goes_on(
     errors = found.jobs.set_index("method")["error"]
     assert "2 of 10 conditions: \"('B cells', 'drug 7')\"" in errors["short"]
     assert "lacks 1 of 30 genes: 'g3'" in errors["narrow"]
-    assert "10 values that are missing or infinite" in errors["holes"]
+    assert "10 values that are missing or infinite, in " in errors["holes"]
     assert "the first for condition ('B cells', 'drug 3') and gene 'g5'" in errors["holes"]
     assert found.card.methods == list(CLOSED_FORM)
     assert found.card.info["failed methods"] == list(files)
