@@ -196,7 +196,7 @@ def test_a_violation_reads_as_an_error_does() -> None:
         "CountsError: X holds non-integers: cell 'a' has 0.5 in gene 'G1'.",
         "  expected     raw UMI counts (non-negative integers)",
         "  usual cause  the matrix was normalised, log-transformed or corrected",
-        "  fix          pass the raw matrix, or name its layer: --layer counts",
+        "  fix          pass the raw matrix, or name its layer (--layer); perturbgen init finds it",
     ]
 
 

@@ -225,7 +225,7 @@ def honest(experiment_file):
     data = {"path": str(path), "split": str(split)}
     model = {"latent": 2, "decoder": {"hidden": [8], "additive": True}}
     return train(
-        experiment_file.parent, data=data, model=model, training={"epochs": 60, "batch_size": 64}
+        experiment_file.parent, data=data, model=model, training={"epochs": 600, "batch_size": 64}
     )
 
 
@@ -236,7 +236,7 @@ def test_a_calibration_run_may_have_its_genes_in_another_order(vae, honest, expe
     assert list(made.var_names) == GENES
     real = task.experiment.real[(task.experiment.real.obs["cell_type"] == "B").to_numpy()]
     profiles = [np.log1p(np.asarray(part.X.sum(axis=0)).ravel()) for part in (made, real)]
-    assert np.corrcoef(profiles)[0, 1] > 0.7, "of other genes, near 0"
+    assert np.corrcoef(profiles)[0, 1] > 0.9, "of other genes, near 0"
     # One file, both orders: the model's own contrast lands on the same names.
     here = task.twins.logfc(vehicle="DMSO", genes=pd.Index(GENES))
     there = task.twins.logfc(vehicle="DMSO", genes=pd.Index(GENES[::-1]))
