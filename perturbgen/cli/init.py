@@ -202,11 +202,14 @@ def _commands(source: Path, folder: Path, guesses: Guesses) -> str:
         return "\n".join(f"    {line}" for line in (check, train, encode))
     predict = f"perturbgen predict {run} --cells {file}"
     sums = f"perturbgen pseudobulk {file} --columns {own('columns.toml')}"
-    lines = [check, train]
-    if (folder / "unmeasured.csv").exists():
-        wanted = f"--conditions {own('unmeasured.csv')} --out {own('unmeasured.parquet')}"
-        lines.append(f"{predict} {wanted} --plots {own('unmeasured.html')}")
-    lines += [
+    # what was not measured, if there is anything; else what is withheld
+    wanted = "unmeasured" if (folder / "unmeasured.csv").exists() else "conditions"
+    predicted = "predictions" if wanted == "conditions" else wanted
+    lines = [
+        check,
+        train,
+        f"{predict} --conditions {own(f'{wanted}.csv')} --out {own(f'{predicted}.parquet')} "
+        f"--plots {own(f'{predicted}.html')}",
         f"{sums} --out {own('samples.h5ad')}",
         f"perturbgen de {own('samples.h5ad')} --by cell_type --out {own('de.parquet')} "
         f"--plots {own('de.html')}",
@@ -215,12 +218,10 @@ def _commands(source: Path, folder: Path, guesses: Guesses) -> str:
         # how good it is, on conditions that were measured and that it has not seen
         lines.append(f"perturbgen compare {own('compare.toml')} --out {own('comparison')}")
     else:
-        wanted = f"--conditions {own('conditions.csv')} --out {own('predictions.parquet')}"
-        lines += [
-            f"{predict} {wanted}",
+        lines.append(
             f"perturbgen score {own('de.parquet')} {own('predictions.parquet')} "
-            f"--rows intersection --genes intersection --out {own('scores')}",
-        ]
+            f"--rows intersection --genes intersection --out {own('scores')}"
+        )
     return "\n".join(f"    {line}" for line in lines)
 
 
