@@ -65,13 +65,14 @@ def prediction_page(
         )
     page.section("Conditions")
     page.table([_condition(label, row) for label, row in values.iterrows()], search="Find")
-    page.section(
-        "Genes",
-        f"The {_GENES} strongest genes of each condition"
-        + (f" (of the first {_CONDITIONS})" if len(values) > _CONDITIONS else "")
-        + ". 'Right way' and 'responds' say how often genes predicted as strongly went the "
-        "predicted way, and responded, in the measured conditions.",
-    )
+    about = f"The {_GENES} strongest genes of each condition"
+    about += f" (of the first {_CONDITIONS})." if len(values) > _CONDITIONS else "."
+    if shares is not None:
+        about += (
+            " 'Right way' and 'responds' say how often genes predicted as strongly went the "
+            "predicted way, and responded, in the measured conditions."
+        )
+    page.section("Genes", about)
     page.table(_genes(values.head(_CONDITIONS), shares, symbols or {}), search="Find")
     if shares is not None:
         about = "Of measured conditions, predicted as if they were not."
