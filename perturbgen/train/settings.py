@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -299,7 +300,8 @@ class RunSettings(LoopSettings):
 
     def columns_of(self, path: Path) -> Path | None:
         """The column map that a file is read with, if it is the one that is trained on."""
-        same = path.resolve() == self.data.path.resolve()
+        # realpath says nothing of a link to itself, which opening the file will tell of
+        same = os.path.realpath(path) == os.path.realpath(self.data.path)
         return self.data.columns if same else None
 
     def _beside(self, folder: Path) -> Self:

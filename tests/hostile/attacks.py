@@ -388,7 +388,7 @@ DESIGNS = (
     "~0 + {group} + __import__('os').system('touch owned')",
     "~0 + {group} + {open('owned', 'w')}",
     "~0 + {group} + I(donor)",
-    "~0 + {group} + log(n_cells)",
+    "~0 + {group} + system(n_cells)",
     "~0 + {group} + donor.__class__",
     "~0 + {group} + `nothing of this name`",
     "~0 + {group} + 'text'",
