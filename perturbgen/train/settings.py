@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
