@@ -125,7 +125,7 @@ def _predict(
     """
     from perturbgen.data import read_conditions, validate
     from perturbgen.generate import CellSampler
-    from perturbgen.predict import PredictSettings
+    from perturbgen.predict import PredictSettings, prediction_answer
     from perturbgen.predict import predict as predict_conditions
     from perturbgen.train import load_run
 
@@ -170,18 +170,17 @@ def _predict(
     write_predictions(found.values[estimator], out)
     if calibration_out is not None:
         write_predictions(found.calibrated[estimator], calibration_out)
-    page = _page(found, estimator, other or trained, adata)
     if plots is not None:
-        page.write(plots)
+        _page(found, estimator, other or trained, adata).write(plots)
     row = _prediction_row(found, settings)
     if withheld is not None:
         read = {"layer": layer, "columns": columns, "vehicle": vehicle}
         row |= _withheld_row(trained, withheld, wanted, seed=seed, **read)
-    shape = found.values[estimator].shape
-    title = f"wrote {out}: {shape[0]} conditions x {shape[1]:,} genes"
+    title = "wrote {}: {} conditions x {:,} genes".format(out, *found.values[estimator].shape)
     show_table([row], title=title, as_json=as_json)
     if not as_json:
-        say(f"{page.answer} No value is a p-value: nothing was measured.")
+        known = found.measured, found.calibrated.get(estimator, found.measured.head(0))
+        say(f"{prediction_answer(*known)} No value is a p-value: nothing was measured.")
 
 
 def _known_estimator(

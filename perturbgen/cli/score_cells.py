@@ -47,7 +47,7 @@ def _score_cells(
     --control non-targeting --out scores[/bold]
     """
     from perturbgen.core.h5ad import open_h5ad
-    from perturbgen.evaluate import anchors, panel_values
+    from perturbgen.evaluate import anchors, panel_values, scaled
     from perturbgen.scores import count_metrics, read_cells
 
     if out is not None:
@@ -58,7 +58,7 @@ def _score_cells(
     scores = measured.panel(predicted).scores(chosen)
     panel = anchors(measured, chosen, seed=seed, splits=splits)
     panel.insert(0, "value", panel_values(scores))
-    panel["score"] = (panel["value"] - panel["baseline"]) / (panel["replicate"] - panel["baseline"])
+    panel["score"] = scaled(panel["value"], panel)
     title = f"{len(measured.names)} perturbations x {len(measured.genes):,} genes"
     show_table(_rows(panel, chosen, as_json=as_json), title=title, as_json=as_json)
     if not as_json:

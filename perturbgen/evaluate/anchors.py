@@ -20,6 +20,7 @@ from scipy import sparse
 from perturbgen.core.errors import SchemaError, shorten
 from perturbgen.core.stats import divide
 from perturbgen.evaluate.counts import CountPanel, Groups, fold_change_error
+from perturbgen.evaluate.ranksum import WilcoxonTable, wilcoxon_table
 from perturbgen.evaluate.values import Metric
 
 _SPLITS: Final = 5
@@ -51,6 +52,11 @@ class MeasuredCells:
         return Groups.of(self.counts, self.labels, [self.control])
 
     @cached_property
+    def table(self) -> WilcoxonTable:
+        """Differential expression of each perturbation: every panel of these cells has it."""
+        return wilcoxon_table(list(self.groups), self.controls.counts)
+
+    @cached_property
     def own(self) -> NDArray[np.intp]:
         """The gene that each perturbation is called as, or -1."""
         place = {gene: at for at, gene in enumerate(self.genes.tolist())}
@@ -58,7 +64,8 @@ class MeasuredCells:
 
     def panel(self, prediction: Groups, origin: Groups | None = None) -> CountPanel:
         """A prediction of the same perturbations beside the measured cells."""
-        return CountPanel(self.groups, prediction, self.controls, origin or self.controls, self.own)
+        sides = (self.groups, prediction, self.controls, origin or self.controls)
+        return CountPanel(*sides, self.table, self.own)
 
     def take(self, rows: NDArray[np.intp]) -> MeasuredCells:
         """Some of the cells."""
@@ -124,7 +131,7 @@ def _replicates(
     measured: MeasuredCells, metrics: Sequence[Metric], seed: int, splits: int
 ) -> Iterator[pd.Series]:
     """What one half says of the other, once a split."""
-    whole = measured.panel(measured.groups).tables[0]
+    whole = measured.table
     for drawn in np.random.SeedSequence(seed).generate_state(splits):
         one, other = measured.halves(int(drawn))
         panel = one.panel(other.groups, other.controls)

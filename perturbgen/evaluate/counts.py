@@ -132,6 +132,7 @@ class CountPanel:
     prediction: Groups
     control: Groups  # of one group
     origin: Groups
+    measured: WilcoxonTable  # of the truth, against the control
     own: NDArray[np.intp]  # the gene that each perturbation is called as, or -1
 
     def scores(self, metrics: Iterable[Metric]) -> pd.DataFrame:
@@ -167,8 +168,7 @@ class CountPanel:
     @cached_property
     def tables(self) -> tuple[WilcoxonTable, WilcoxonTable]:
         """Differential expression, measured and predicted."""
-        true = wilcoxon_table(list(self.truth), self.control.counts)
-        return true, wilcoxon_table(list(self.prediction), self.origin.counts)
+        return self.measured, wilcoxon_table(list(self.prediction), self.origin.counts)
 
     @cached_property
     def responds(self) -> NDArray[np.bool_]:

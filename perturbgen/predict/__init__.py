@@ -20,7 +20,7 @@ Five words of this room:
 from perturbgen.predict.calibration import Task, trained_conditions, withheld_likelihood
 from perturbgen.predict.estimators import aligned, average_t, mrrmse, plug_in_t
 from perturbgen.predict.experiment import Estimator, MeasuredExperiment, PredictSettings
-from perturbgen.predict.page import prediction_page, reliability
+from perturbgen.predict.page import prediction_answer, prediction_page, reliability
 from perturbgen.predict.predictor import (
     GenerativePredictor,
     Prediction,

@@ -50,13 +50,13 @@ def prediction_page(
     ``measured`` and ``calibrated`` are conditions to judge by, as measured and as predicted;
     ``remembered`` of them the model was trained on.
     """
-    shares = None if calibrated.empty else reliability(measured, calibrated)
+    shares, answer = _shares(measured, calibrated), prediction_answer(measured, calibrated)
     lead = (
         f"{len(values):,} conditions x {values.shape[1]:,} genes. A predicted signed -log10 p is "
         "the strength and the direction of a response as a model expects it. It is no p-value: "
         "nothing was measured."
     )
-    page = Page("Predicted responses", lead, answer=_answer(shares, len(calibrated)))
+    page = Page("Predicted responses", lead, answer=answer)
     if remembered:
         page.warning(
             f"The model was trained on {remembered} of the {len(calibrated)} conditions that it is "
@@ -91,7 +91,13 @@ def prediction_page(
     return page
 
 
-def _answer(shares: pd.DataFrame | None, conditions: int) -> str:
+def _shares(measured: pd.DataFrame, calibrated: pd.DataFrame) -> pd.DataFrame | None:
+    return None if calibrated.empty else reliability(measured, calibrated)
+
+
+def prediction_answer(measured: pd.DataFrame, calibrated: pd.DataFrame) -> str:
+    """The sentence that says how far to trust a prediction."""
+    shares, conditions = _shares(measured, calibrated), len(calibrated)
     if shares is None:
         return (
             "Nothing says how often this is right: no other compound was measured in these cell "
