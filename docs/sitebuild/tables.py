@@ -57,7 +57,7 @@ There are {all} metrics. This page is written from their definitions in the code
 _BASELINES_HEAD = """# Baselines
 
 {all} methods that a model has to beat. `perturbgen baseline NAME` prints the settings of one;
-`perturbgen baseline NAME` fits it and predicts.
+With `--train`, `--conditions` and `--out` it fits it and predicts.
 
 * *random*: draws from the seed, so that a comparison runs it once a seed.
 * *intervals*: says how sure it is of each value.

@@ -177,7 +177,7 @@ class MethodSettings(Settings):
     and is refused where it has seen what a split withholds.
     """
 
-    baseline: str = Field("", description="name of a baseline (perturbgen baselines lists them)")
+    baseline: str = Field("", description="name of a baseline (perturbgen baseline lists them)")
     settings: dict[str, Any] = Field(
         {}, description="of the baseline; of a run: estimators, replicates, latent, ..."
     )
